@@ -1,0 +1,35 @@
+"""Celery's semantics, native async, and every task is a database transaction."""
+
+from celeriq.bound_task import BoundTask, CurrentTask
+from celeriq.dependencies import injected
+from celeriq.errors import (
+    CeleriqError,
+    EncodeError,
+    SessionsMissingError,
+    TaskDefinitionError,
+    UnknownOptionError,
+    UnsupportedOptionError,
+)
+from celeriq.options import TaskOptions
+from celeriq.record import Record
+from celeriq.redis.results import RedisResults
+from celeriq.redis.streams import RedisBroker
+from celeriq.session import PoolAdvice, TaskSession
+
+__all__ = [
+    "BoundTask",
+    "CeleriqError",
+    "CurrentTask",
+    "EncodeError",
+    "PoolAdvice",
+    "Record",
+    "RedisBroker",
+    "RedisResults",
+    "SessionsMissingError",
+    "TaskDefinitionError",
+    "TaskOptions",
+    "TaskSession",
+    "UnknownOptionError",
+    "UnsupportedOptionError",
+    "injected",
+]

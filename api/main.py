@@ -1,0 +1,45 @@
+"""The application's HTTP side: `uvicorn api.main:app`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from taskiq.exceptions import SendTaskError
+
+import celeriq.fastapi
+from api.correlation import CorrelationMiddleware
+from api.routes import articles, documents, tasks, users
+from broker import broker
+from broker.logs import configure_logging
+
+logger = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+    configure_logging()
+    async with celeriq.fastapi.lifespan(broker)(app):
+        yield
+
+
+app = FastAPI(title="Document library", lifespan=lifespan)
+app.add_middleware(CorrelationMiddleware)
+app.include_router(documents.router)
+app.include_router(users.router)
+app.include_router(articles.router)
+app.include_router(tasks.router)
+
+
+@app.exception_handler(SendTaskError)
+async def queue_unreachable(_: Request, error: Exception) -> JSONResponse:
+    logger.error("a task could not be sent", exc_info=error)
+    return JSONResponse({"detail": "The queue cannot be reached; nothing was stored. Try again."}, 503)
+
+
+@app.get("/health", tags=["operations"])
+async def health() -> dict[str, str]:
+    return {"status": "ok"}

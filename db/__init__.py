@@ -1,0 +1,1 @@
+"""What the application knows: models, CRUD, engine. No queue, no HTTP."""

@@ -1,0 +1,31 @@
+"""The engine and its sessions, opened once per process: by FastAPI's lifespan and by every worker."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+
+from db.settings import DatabaseSettings
+
+
+class Pool(Protocol):
+    """Advice on the pool, from whoever runs the process."""
+
+    def engine_options(self) -> dict[str, Any]: ...
+
+
+@asynccontextmanager
+async def open_sessions(pool: Pool) -> AsyncGenerator[async_sessionmaker[AsyncSession]]:
+    settings = DatabaseSettings()
+    engine = create_async_engine(
+        settings.url,
+        connect_args={"server_settings": {"application_name": settings.application_name}},
+        **pool.engine_options(),
+    )
+    try:
+        yield async_sessionmaker(engine, expire_on_commit=False)
+    finally:
+        await engine.dispose()

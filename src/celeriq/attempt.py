@@ -1,0 +1,138 @@
+"""One attempt to run one message: named steps over one record, ending in exactly one outcome.
+
+The order: open dependencies → body → encode the value → close dependencies, the session's commit among them → settle.
+Only *succeeded* commits. The broker settles; nothing here talks to Redis.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Protocol
+
+from taskiq.message import TaskiqMessage
+
+from celeriq import record
+from celeriq.dependencies import OpenedDependencies
+from celeriq.outcome import Failed, NotFinishedError, Outcome, Released, Retrying, Succeeded, after_error
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from celeriq.definition import Definition
+
+RETRIES_LABEL = "retries"
+
+
+class Delivery(bytes):
+    """A message as it came from the queue: its bytes, and where they lie until they are settled."""
+
+    queue: str
+    entry_id: bytes
+
+
+class Engine(Protocol):
+    """What an attempt needs of its broker."""
+
+    dependency_overrides: dict[Any, Any]
+
+    def new_session(self) -> AsyncSession: ...
+
+    async def store(self, stored: record.Record) -> None: ...
+
+    async def settle(self, attempt: Attempt) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """What is known of a running message, from the fetch to its settlement."""
+
+    engine: Engine
+    delivery: Delivery
+    message: TaskiqMessage
+    dependency_context: dict[Any, Any] = field(default_factory=dict[Any, Any])
+    started: float = field(default_factory=monotonic)
+    outcome: Outcome | None = None
+    result: record.Record | None = None
+    committed: bool = False
+    acknowledged: bool = False
+    """Taken off the queue before the body ran (`acks_late=False`)."""
+    settled: bool = False
+
+    @staticmethod
+    def current() -> Attempt:
+        """The attempt that this code runs in; raises `RuntimeError` outside of a task."""
+        attempt = _current.get()
+        if attempt is None:
+            raise RuntimeError("no task is running here: the session and the current task exist only in a worker")
+        return attempt
+
+    @staticmethod
+    def current_or_none() -> Attempt | None:
+        return _current.get()
+
+    def become_current(self) -> None:
+        """Make this the attempt of the asyncio task that receives the message."""
+        _current.set(self)
+
+    @property
+    def retries(self) -> int:
+        return int(self.message.labels.get(RETRIES_LABEL, 0))
+
+    def open_session(self) -> AsyncSession:
+        return self.engine.new_session()
+
+    async def run(self, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the steps; what is returned or raised tells Taskiq's receiver what the outcome was."""
+        try:
+            value = await self._perform(definition, args, kwargs)
+        except asyncio.CancelledError as error:
+            stopped = (running := asyncio.current_task()) is not None and running.cancelling() > 0
+            self._end(Released() if stopped else Failed(error))
+            if stopped:
+                raise NotFinishedError from error
+            raise
+        except BaseException as error:
+            self._end(after_error(error, definition.options, self.retries))
+            if isinstance(self.outcome, Retrying):
+                raise NotFinishedError from error
+            raise
+        self.outcome = Succeeded(value)
+        return value
+
+    async def _perform(self, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        graph = definition.graphs.for_overrides(self.engine.dependency_overrides)
+        opened = OpenedDependencies(graph, graph, dict(self.dependency_context))
+        value: Any = None
+        error: BaseException | None = None
+        try:
+            value = await definition.call(*args, **await opened.resolve_kwargs(), **kwargs)
+            self._encode(value)
+        except BaseException as raised:  # noqa: BLE001 - every way to end closes the dependencies
+            error = raised
+        if error := await opened.close_all(error, lambda: self.committed):
+            raise error
+        return value
+
+    def _encode(self, value: Any) -> None:
+        """Before the commit: a value that cannot be stored fails the task while it can still be rolled back."""
+        self.result = record.success(self.message.task_id, value, self._runtime())
+        record.encode(self.result)
+
+    def _end(self, outcome: Failed | Retrying | Released) -> None:
+        self.outcome = outcome
+        match outcome:
+            case Failed(error):
+                self.result = record.failure(self.message.task_id, error, self._runtime())
+            case Retrying(error):
+                self.result = record.retry(self.message.task_id, error, self._runtime())
+            case Released():
+                self.result = None
+
+    def _runtime(self) -> float:
+        return monotonic() - self.started
+
+
+_current: ContextVar[Attempt | None] = ContextVar("celeriq_attempt", default=None)

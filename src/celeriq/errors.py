@@ -1,0 +1,37 @@
+"""Everything celeriq raises.
+
+    CeleriqError
+    ├── TaskDefinitionError      a task cannot be registered as it is written
+    │   └── UnknownOptionError   an option that nothing reads
+    ├── EncodeError              a value that cannot be stored as JSON
+    ├── SessionsMissingError     a session was asked for, but nobody said where sessions come from
+    └── UnsupportedOptionError   an inherited broker option whose meaning would lose or double work
+
+Control flow, which is no error, lives in `celeriq.outcome`.
+"""
+
+from __future__ import annotations
+
+
+class CeleriqError(Exception):
+    """Base of celeriq's own errors."""
+
+
+class TaskDefinitionError(CeleriqError, TypeError):
+    """A task that cannot work as it is written; raised at import, with the remedy."""
+
+
+class UnknownOptionError(TaskDefinitionError):
+    """A task option that nothing reads, most often a misspelled one."""
+
+
+class UnsupportedOptionError(CeleriqError, ValueError):
+    """A broker option of Taskiq's that celeriq refuses, with the reason."""
+
+
+class EncodeError(CeleriqError, TypeError):
+    """A value that JSON cannot hold (ST-12)."""
+
+
+class SessionsMissingError(CeleriqError, RuntimeError):
+    """A session was asked for before `with_sessions(...)` was called and the broker was started."""

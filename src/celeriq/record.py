@@ -1,0 +1,126 @@
+"""The stored state and result of a task, in the shape of Celery's (ST-05)."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from pydantic import BaseModel
+
+from celeriq.errors import EncodeError
+
+READY_STATES = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
+"""States in which a task has ended (ST-01)."""
+
+
+class Record(msgspec.Struct, kw_only=True, omit_defaults=False):
+    """State and result of one task id. `date_done` is ISO 8601 in UTC, only for ready states (ST-05)."""
+
+    # The first field: the scripts tell the final SUCCESS by the record's first bytes (ST-07).
+    status: str
+    result: Any = None
+    traceback: str | None = None
+    children: list[Any] = []
+    date_done: str | None = None
+    task_id: str
+    runtime: float = 0.0
+    """Seconds from the start of the attempt to its outcome; not in Celery's record."""
+
+    @property
+    def ready(self) -> bool:
+        return self.status in READY_STATES
+
+    @property
+    def failed(self) -> bool:
+        return self.ready and self.status != "SUCCESS"
+
+
+def success(task_id: str, value: Any, runtime: float) -> Record:
+    return Record(status="SUCCESS", result=value, date_done=_now(), task_id=task_id, runtime=runtime)
+
+
+def failure(task_id: str, error: BaseException, runtime: float) -> Record:
+    return Record(
+        status="FAILURE",
+        result=encode_exception(error),
+        traceback=_format(error),
+        date_done=_now(),
+        task_id=task_id,
+        runtime=runtime,
+    )
+
+
+def retry(task_id: str, error: BaseException, runtime: float) -> Record:
+    """RETRY keeps the exception and its traceback, and is not done (RETRY-07)."""
+    return Record(
+        status="RETRY", result=encode_exception(error), traceback=_format(error), task_id=task_id, runtime=runtime
+    )
+
+
+def encode(value: Any) -> bytes:
+    """`value` as JSON; raises `EncodeError` naming the type that JSON cannot hold (ST-12)."""
+    try:
+        return _encoder.encode(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise EncodeError(f"cannot be stored as JSON: {error}; return plain data or a pydantic model") from error
+
+
+def decode(stored: bytes | str) -> Record:
+    return _decoder.decode(stored)
+
+
+def encode_exception(error: BaseException) -> dict[str, Any]:
+    """Class, arguments and module; an argument that JSON cannot hold becomes its repr (ST-08)."""
+    return {
+        "exc_type": type(error).__qualname__,
+        "exc_message": [_plain(argument) for argument in error.args],
+        "exc_module": type(error).__module__,
+    }
+
+
+def decode_exception(stored: dict[str, Any]) -> BaseException:
+    """The stored exception: looked up among loaded modules, never imported, and only if it is one (ST-09)."""
+    found: Any = sys.modules.get(stored["exc_module"])
+    for name in stored["exc_type"].split("."):
+        found = getattr(found, name, None)
+    arguments = stored["exc_message"]
+    if isinstance(found, type) and issubclass(found, BaseException):
+        try:
+            return _construct(found, arguments)
+        except Exception:  # noqa: BLE001 - whatever a constructor of the user's raises
+            return Exception(f"{found!r}({', '.join(map(repr, arguments))})")
+    made_up = type(stored["exc_type"], (Exception,), {"__module__": stored["exc_module"]})
+    return _construct(made_up, arguments)
+
+
+def _construct(kind: type[BaseException], arguments: list[Any]) -> BaseException:
+    return kind(*arguments)
+
+
+def _encode_special(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError(f"objects of type {type(value).__qualname__}")
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_encode_special)
+_decoder = msgspec.json.Decoder(Record)
+
+
+def _plain(value: Any) -> Any:
+    try:
+        encode(value)
+    except EncodeError:
+        return repr(value)
+    return value
+
+
+def _format(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()

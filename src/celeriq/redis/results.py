@@ -1,0 +1,79 @@
+"""States and results in Redis, in Celery's form, as JSON."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar, cast
+
+from redis.asyncio import Redis
+from taskiq.depends.progress_tracker import TaskProgress
+from taskiq.result import TaskiqResult
+from taskiq_redis import RedisAsyncResultBackend
+from taskiq_redis.exceptions import ResultIsMissingError
+
+from celeriq import record
+from celeriq.attempt import Attempt
+from celeriq.record import Record
+from celeriq.redis.keys import Keys
+from celeriq.redis.scripts import Scripts
+
+R = TypeVar("R")
+
+DAY = 86_400
+
+
+class RedisResults(RedisAsyncResultBackend[R]):
+    """The result backend of a `RedisBroker`. Never pickle: who can write to Redis must not run code here."""
+
+    def __init__(self, url: str, *, namespace: str = "celeriq", expires: float = DAY, **connection: Any) -> None:
+        """`expires`: seconds that a record is kept, counted anew at every write (ST-05)."""
+        super().__init__(url, **connection)
+        self.keys = Keys(namespace)
+        self.milliseconds = max(1, round(expires * 1000))
+        # taskiq-redis builds a client per call, which costs more than the call.
+        self._client: Redis = Redis(connection_pool=self.redis_pool)
+        self._scripts = Scripts(self._client)
+
+    async def store(self, stored: Record, *, only_if_absent: bool = False) -> None:
+        """Store a state and tell whoever waits; SUCCESS is never overwritten (ST-07)."""
+        await self._scripts.store(
+            keys=[self.keys.record(stored.task_id)],
+            args=[record.encode(stored), self.milliseconds, int(only_if_absent)],
+        )
+
+    async def find(self, task_id: str) -> Record | None:
+        """The record of `task_id`, or None: never sent, not started yet, or expired (ST-02)."""
+        stored = await self._client.get(self.keys.record(task_id))
+        return record.decode(stored) if stored is not None else None
+
+    async def set_result(self, task_id: str, result: TaskiqResult[R]) -> None:
+        """Called by Taskiq's receiver: settles the attempt that runs, or stores a result made elsewhere."""
+        attempt = Attempt.current_or_none()
+        if attempt is not None and attempt.message.task_id == task_id:
+            await attempt.engine.settle(attempt)
+        elif result.error is not None:
+            await self.store(record.failure(task_id, result.error, result.execution_time))
+        else:
+            await self.store(record.success(task_id, result.return_value, result.execution_time))
+
+    async def is_result_ready(self, task_id: str) -> bool:
+        stored = await self.find(task_id)
+        return stored is not None and stored.ready
+
+    async def get_result(self, task_id: str, with_logs: bool = False) -> TaskiqResult[R]:  # noqa: ARG002, FBT001, FBT002
+        """Raises `ResultIsMissingError` while the task has not ended."""
+        stored = await self.find(task_id)
+        if stored is None or not stored.ready:
+            raise ResultIsMissingError
+        return TaskiqResult(
+            is_err=stored.failed,
+            return_value=cast("R", None if stored.failed else stored.result),
+            execution_time=stored.runtime,
+            error=record.decode_exception(stored.result) if stored.failed else None,
+        )
+
+    async def set_progress(self, task_id: str, progress: TaskProgress[Any]) -> None:
+        await self.store(Record(status=str(progress.state), result=progress.meta, task_id=task_id))
+
+    async def get_progress(self, task_id: str) -> TaskProgress[Any] | None:
+        stored = await self.find(task_id)
+        return TaskProgress(state=stored.status, meta=stored.result) if stored is not None else None

@@ -1,0 +1,104 @@
+"""The task-scoped session: one transaction per attempt, on a pool that lives as long as the worker."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from taskiq_dependencies import Depends
+
+from celeriq.attempt import Attempt
+
+logger = logging.getLogger(__name__)
+
+Sessions = async_sessionmaker[AsyncSession]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolAdvice:
+    """What the application's engine should be opened with; `open_sessions(pool)` receives it."""
+
+    size: int = 10
+    """Connections kept. Tasks beyond it queue at the pool. Defaults to 10."""
+
+    max_overflow: int = 2
+    """Connections opened under pressure and closed again. Defaults to a fifth of the size."""
+
+    pre_ping: bool = True
+    """Test a connection before it is handed out. Defaults to True."""
+
+    recycle: int = 450
+    """Seconds after which a connection is replaced. Defaults to 450."""
+
+    timeout: float = 30.0
+    """Seconds to wait for a connection before the attempt fails. Defaults to 30."""
+
+    def engine_options(self) -> dict[str, Any]:
+        """The advice as keyword arguments of `create_async_engine`."""
+        return {
+            "pool_size": self.size,
+            "max_overflow": self.max_overflow,
+            "pool_pre_ping": self.pre_ping,
+            "pool_recycle": self.recycle,
+            "pool_timeout": self.timeout,
+        }
+
+
+OpenSessions = Callable[[PoolAdvice], AbstractAsyncContextManager[Sessions]]
+
+
+@asynccontextmanager
+async def transaction(
+    sessions: Callable[[], AsyncSession], on_commit: Callable[[], None] = lambda: None
+) -> AsyncGenerator[AsyncSession]:
+    """A session that commits at a good end, rolls back otherwise, and gives its connection back in any case.
+
+    The connection is taken at the first statement. `on_commit` is called when the commit has succeeded, before
+    anything else can fail.
+    """
+    session = sessions()
+    try:
+        yield session
+        await uninterrupted(session.commit())
+        on_commit()
+    finally:
+        # Closing rolls back whatever was not committed.
+        await uninterrupted(session.close())
+
+
+async def open_task_session() -> AsyncIterator[AsyncSession]:
+    attempt = Attempt.current()
+
+    def committed() -> None:
+        attempt.committed = True
+
+    async with transaction(attempt.open_session, committed) as session:
+        yield session
+
+
+TaskSession = Annotated[AsyncSession, Depends(open_task_session)]
+"""The attempt's session: `session: TaskSession = injected`."""
+
+T = TypeVar("T")
+
+
+async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
+    """Await `work` to its end, whoever cancels meanwhile.
+
+    A transaction that is cancelled while it commits may or may not have committed; nobody could tell afterwards. The
+    cancellation is raised when the work is done, but not after a commit that succeeded: then it is too late.
+    """
+    running = asyncio.ensure_future(work)
+    while not running.done():
+        try:
+            await asyncio.shield(running)
+        except asyncio.CancelledError:
+            if running.cancelled():
+                raise
+            logger.info("cancelled while a transaction was ending: it is brought to its end first")
+    return running.result()

@@ -1,0 +1,87 @@
+"""One PostgreSQL and one Valkey for the whole run; a database and a namespace for every test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from blockbuster import blockbuster_ctx
+from redis.asyncio import Redis
+
+from celeriq import embedded
+from celeriq.embedded import Services
+from tests import databases
+
+RUNNING = pytest.StashKey[Services]()
+STARTED = pytest.StashKey[ExitStack]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    shared: dict[str, Any] | None = getattr(config, "workerinput", None)
+    running = Services(**shared["services"]) if shared else start_services(config)
+    config.stash[RUNNING] = running
+    # The application reads its addresses when it is imported.
+    os.environ.update(DB_URL=running.database_url, BROKER_URL=running.redis_url)
+
+
+def start_services(config: pytest.Config) -> Services:
+    stack = config.stash[STARTED] = ExitStack()
+    folder = Path(tempfile.mkdtemp(prefix="celeriq-tests-"))
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    running = stack.enter_context(embedded.services(folder, durable=False))
+    databases.create_template(running.database_url)
+    return running
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if STARTED in config.stash:
+        config.stash[STARTED].close()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput["services"] = asdict(node.config.stash[RUNNING])
+
+
+@pytest.fixture(autouse=True)
+def nothing_blocks_the_loop() -> Iterator[None]:
+    """A call of the library's that sleeps, locks or waits for the network on the event loop fails the test.
+
+    Files are left out: redis-py and SQLAlchemy look up their own versions and plug-ins when they connect first.
+    """
+    with blockbuster_ctx("celeriq") as watched:
+        for name, function in watched.functions.items():
+            if name.startswith(("os.", "io.")):
+                function.deactivate()
+        yield
+
+
+@pytest.fixture(scope="session")
+def services(request: pytest.FixtureRequest) -> Services:
+    return request.config.stash[RUNNING]
+
+
+@pytest.fixture
+async def database_url(services: Services, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[str]:
+    async with databases.copy_of(services.database_url, databases.TEMPLATE) as url:
+        monkeypatch.setenv("DB_URL", url)
+        yield url
+
+
+@pytest.fixture
+def namespace() -> str:
+    return uuid4().hex
+
+
+@pytest.fixture
+async def redis(services: Services) -> AsyncGenerator[Redis]:
+    async with Redis.from_url(services.redis_url) as client:
+        yield client

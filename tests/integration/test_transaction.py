@@ -1,0 +1,231 @@
+"""A task is a transaction: what it wrote is there if, and only if, it succeeded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+from taskiq import TaskiqDepends
+
+from celeriq import RedisBroker, TaskSession, injected
+from tests import databases
+from tests.integration.conftest import MakeBroker, running
+from tests.waiting import wait_for
+
+TABLES = (
+    "create table parent (id int primary key)",
+    "create table effect (id int references parent deferrable initially deferred)",
+    "insert into parent values (1)",
+)
+
+
+@pytest.fixture
+async def broker(make_broker: MakeBroker, open_sessions: Any, database_url: str) -> RedisBroker:
+    await databases.execute(database_url, *TABLES)
+    return make_broker().with_sessions(open_sessions)
+
+
+async def rows(database_url: str) -> int:
+    connection = await databases.connect(database_url)
+    try:
+        return int(await connection.fetchval("select count(*) from effect"))
+    finally:
+        await connection.close()
+
+
+async def open_transactions(database_url: str) -> int:
+    connection = await databases.connect(database_url)
+    try:
+        return int(
+            await connection.fetchval(
+                "select count(*) from pg_stat_activity where datname = current_database() and state like 'idle in%'"
+            )
+        )
+    finally:
+        await connection.close()
+
+
+def cancel_running_attempts() -> None:
+    for running_task in asyncio.all_tasks():
+        if "Receiver.callback" in repr(running_task.get_coro()):
+            running_task.cancel()
+
+
+async def pending(broker: RedisBroker) -> int:
+    summary = await broker._client.xpending(broker.keys.queue("default"), "celeriq")
+    return int(summary["pending"])
+
+
+async def audit(session: TaskSession = injected) -> AsyncIterator[None]:
+    yield
+    await session.execute(text("insert into effect values (1)"))
+
+
+async def test_what_a_task_wrote_is_committed_before_its_result_is_seen(broker: RedisBroker, database_url: str) -> None:
+    @broker.task
+    async def write(session: TaskSession = injected) -> str:
+        await session.execute(text("insert into effect values (1)"))
+        return "done"
+
+    async with running(broker):
+        result = await (await write.kiq()).wait_result(check_interval=0.01, timeout=20)
+        assert result.return_value == "done"
+        assert await rows(database_url) == 1
+        assert await open_transactions(database_url) == 0
+
+
+async def test_a_task_that_raises_leaves_nothing_behind(broker: RedisBroker, database_url: str) -> None:
+    @broker.task
+    async def write_and_fail(session: TaskSession = injected) -> None:
+        await session.execute(text("insert into effect values (1)"))
+        raise ValueError("on purpose")
+
+    async with running(broker):
+        result = await (await write_and_fail.kiq()).wait_result(check_interval=0.01, timeout=20)
+        assert result.is_err
+        assert isinstance(result.error, ValueError)
+        assert await rows(database_url) == 0
+        assert await open_transactions(database_url) == 0
+
+
+async def test_a_commit_that_fails_is_a_failed_task(broker: RedisBroker, database_url: str) -> None:
+    """A deferred constraint is checked by the commit; Taskiq alone would lose task, result and acknowledgement (W15)."""
+
+    @broker.task
+    async def write_orphan(session: TaskSession = injected) -> None:
+        await session.execute(text("insert into effect values (99)"))
+
+    async with running(broker):
+        result = await (await write_orphan.kiq()).wait_result(check_interval=0.01, timeout=20)
+        assert "violates foreign key" in str(result.error)
+        assert await rows(database_url) == 0
+        assert await pending(broker) == 0
+
+
+async def test_a_commit_that_fails_is_retried(broker: RedisBroker, database_url: str) -> None:
+    runs: list[int] = []
+
+    @broker.task(autoretry_for=(IntegrityError,), default_retry_delay=0)
+    async def write_orphan_first(session: TaskSession = injected) -> int:
+        runs.append(1)
+        await session.execute(text(f"insert into effect values ({99 if len(runs) == 1 else 1})"))
+        return len(runs)
+
+    async with running(broker):
+        result = await (await write_orphan_first.kiq()).wait_result(check_interval=0.01, timeout=20)
+        assert result.return_value == 2
+        assert await rows(database_url) == 1
+        assert await pending(broker) == 0
+
+
+async def test_a_value_that_cannot_be_stored_rolls_back(broker: RedisBroker, database_url: str) -> None:
+    @broker.task
+    async def return_nonsense(session: TaskSession = injected) -> object:
+        await session.execute(text("insert into effect values (1)"))
+        return object()
+
+    async with running(broker):
+        result = await (await return_nonsense.kiq()).wait_result(check_interval=0.01, timeout=20)
+        assert "cannot be stored as JSON" in str(result.error)
+        assert await rows(database_url) == 0
+
+
+async def test_a_dependency_writes_in_the_same_transaction(broker: RedisBroker, database_url: str) -> None:
+    @broker.task
+    async def audited(
+        trail: Annotated[None, TaskiqDepends(audit)] = injected,
+        session: TaskSession = injected,
+        *,
+        fail: bool = False,
+    ) -> None:
+        if fail:
+            raise ValueError("on purpose")
+        await session.execute(text("insert into effect values (1)"))
+
+    async with running(broker):
+        await (await audited.kiq()).wait_result(check_interval=0.01, timeout=20)
+        assert await rows(database_url) == 2
+        await (await audited.kiq(fail=True)).wait_result(check_interval=0.01, timeout=20)
+        assert await rows(database_url) == 2
+
+
+async def test_a_task_that_never_asks_the_database_takes_no_connection(broker: RedisBroker, database_url: str) -> None:
+    @broker.task
+    async def idle(session: TaskSession = injected) -> bool:
+        return session.in_transaction()
+
+    async with running(broker):
+        result = await (await idle.kiq()).wait_result(check_interval=0.01, timeout=20)
+        assert result.return_value is False
+        connection = await databases.connect(database_url)
+        count = "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+        assert await connection.fetchval(count) == 0
+        await connection.close()
+
+
+async def test_a_stopped_worker_rolls_back_and_another_runs_the_task(
+    make_broker: MakeBroker, open_sessions: Any, database_url: str
+) -> None:
+    await databases.execute(database_url, *TABLES)
+    started = asyncio.Event()
+
+    def declare(broker: RedisBroker, *, wait: bool) -> Any:
+        @broker.task(name="slow")
+        async def slow(session: TaskSession = injected) -> str:
+            await session.execute(text("insert into effect values (1)"))
+            started.set()
+            if wait:
+                await asyncio.Event().wait()
+            return "finished"
+
+        return slow
+
+    first = make_broker(lease=0.5).with_sessions(open_sessions)
+    task = declare(first, wait=True)
+    async with running(first):
+        sent = await task.kiq()
+        await started.wait()
+        cancel_running_attempts()
+        await wait_for(lambda: not first._held)
+    assert await rows(database_url) == 0
+
+    second = make_broker(lease=0.5).with_sessions(open_sessions)
+    declare(second, wait=False)
+    async with running(second):
+        sent.result_backend = second.result_backend
+        result = await sent.wait_result(check_interval=0.01, timeout=20)
+        assert result.return_value == "finished"
+        assert await rows(database_url) == 1
+
+
+async def test_cancelling_at_any_instant_around_the_commit_never_tears_state_from_rows(
+    make_broker: MakeBroker, open_sessions: Any, database_url: str
+) -> None:
+    """Released means rolled back, and succeeded means committed, wherever the cancellation strikes."""
+    await databases.execute(database_url, *TABLES)
+    broker = make_broker(lease=60).with_sessions(open_sessions)
+    asked: set[str] = set()
+    written = asyncio.Event()
+
+    @broker.task
+    async def write(session: TaskSession = injected) -> None:
+        await session.execute(text("insert into effect values (1)"))
+        written.set()
+
+    async with running(broker, slots=1):
+        for instant in range(60):
+            sent = await write.kiq()
+            asked.add(sent.task_id)
+            await written.wait()
+            written.clear()
+            for _ in range(instant):
+                await asyncio.sleep(0)
+            cancel_running_attempts()
+            await wait_for(lambda: not broker._held)
+        states = [await broker.result_backend.is_result_ready(task_id) for task_id in asked]
+        assert await rows(database_url) == sum(states)
+        assert await pending(broker) == len(states) - sum(states)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
+from sqlalchemy import Select, func, insert, select
 from sqlalchemy import delete as delete_rows
-from sqlalchemy import func, insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from db.models import Chunk, Document
@@ -78,15 +79,16 @@ async def store_passages(session: AsyncSession, document_id: UUID, pages: int, p
 
 
 async def search(session: AsyncSession, embedding: Sequence[float], limit: int) -> list[Hit]:
-    """The nearest passages, nearest first, by the HNSW index on the cosine distance."""
-    distance = Chunk.embedding.cosine_distance(embedding).label("distance")
-    nearest = (
-        select(Chunk.document_id, Chunk.page, Chunk.text, distance).order_by(distance).limit(limit).subquery("nearest")
-    )
-    # The join comes after the limit, or the planner may leave the index aside.
-    rows = await session.execute(
-        select(nearest, Document.filename)
-        .join(Document, Document.id == nearest.c.document_id)
-        .order_by(nearest.c.distance)
-    )
+    """The nearest passages, nearest first."""
+    rows = await session.execute(nearest(embedding, limit))
     return [Hit(row.document_id, row.filename, row.page, row.text, row.distance) for row in rows]
+
+
+def nearest(embedding: Sequence[float], limit: int) -> Select[Any]:
+    """The statement of a search: by the HNSW index on the cosine distance."""
+    distance = Chunk.embedding.cosine_distance(embedding).label("distance")
+    found = select(Chunk.document_id, Chunk.page, Chunk.text, distance).order_by(distance).limit(limit).subquery()
+    # The join comes after the limit, or the planner may leave the index aside.
+    return (
+        select(found, Document.filename).join(Document, Document.id == found.c.document_id).order_by(found.c.distance)
+    )

@@ -9,7 +9,7 @@ from functools import cache
 from typing import ParamSpec, TypeVar
 
 from pebble import ProcessPool
-from taskiq import TaskiqEvents
+from taskiq import TaskiqEvents, TaskiqState
 
 from broker import broker
 from tasks.settings import IngestSettings
@@ -29,9 +29,13 @@ def _pool() -> ProcessPool:
     return ProcessPool(IngestSettings().processes, context=multiprocessing.get_context("spawn"))
 
 
-@broker.on_event(TaskiqEvents.WORKER_SHUTDOWN, TaskiqEvents.CLIENT_SHUTDOWN)
-def close_pool(_: object) -> None:
+def close_pool() -> None:
     if _pool.cache_info().currsize:
         _pool().stop()  # type: ignore[no-untyped-call]
         _pool().join()
         _pool.cache_clear()
+
+
+@broker.on_event(TaskiqEvents.WORKER_SHUTDOWN, TaskiqEvents.CLIENT_SHUTDOWN)
+def on_shutdown(_: TaskiqState) -> None:
+    close_pool()

@@ -19,7 +19,7 @@ class HashedWords:
     def __init__(self) -> None:
         from sklearn.feature_extraction.text import HashingVectorizer  # noqa: PLC0415 - a second and 100 MB
 
-        self._vectorizer = HashingVectorizer(n_features=DIMENSIONS, ngram_range=(1, 2), stop_words="english")
+        self._vectorizer: Any = HashingVectorizer(n_features=DIMENSIONS, ngram_range=(1, 2), stop_words="english")
 
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
         vectors: list[list[float]] = self._vectorizer.transform(texts).toarray().tolist()
@@ -30,7 +30,9 @@ class SentenceTransformer:
     """A sentence-transformers model; needs the dependency group of that name."""
 
     def __init__(self, model: str) -> None:
-        from sentence_transformers import SentenceTransformer as Model  # noqa: PLC0415 - optional, and imports torch
+        from sentence_transformers import (  # noqa: PLC0415 - optional, and imports torch  # pyright: ignore[reportMissingImports]
+            SentenceTransformer as Model,  # pyright: ignore[reportUnknownVariableType]
+        )
 
         self._model: Any = Model(model)
 

@@ -28,8 +28,9 @@ def pytest_configure(config: pytest.Config) -> None:
     shared: dict[str, Any] | None = getattr(config, "workerinput", None)
     running = Services(**shared["services"]) if shared else start_services(config)
     config.stash[RUNNING] = running
-    # The application reads its addresses when it is imported.
+    # The application reads its addresses when it is imported, so its fixtures come after them.
     os.environ.update(DB_URL=running.database_url, BROKER_URL=running.redis_url)
+    config.pluginmanager.import_plugin("tests.app.fixtures")
 
 
 def start_services(config: pytest.Config) -> Services:

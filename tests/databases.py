@@ -23,7 +23,7 @@ def url_of(server: str, database: str) -> str:
     return make_url(server).set(database=database).render_as_string(hide_password=False)
 
 
-async def connect(url: str) -> asyncpg.Connection[Any]:
+async def connect(url: str) -> Any:
     parsed = make_url(url)
     host = parsed.query.get("host", parsed.host)
     return await asyncpg.connect(
@@ -51,6 +51,24 @@ async def copy_of(server: str, template: str) -> AsyncGenerator[str]:
         yield url_of(server, name)
     finally:
         await execute(server, f'drop database "{name}" with (force)')
+
+
+async def value_of(url: str, query: str, *arguments: Any) -> Any:
+    """The first column of the first row."""
+    connection = await connect(url)
+    try:
+        return await connection.fetchval(query, *arguments)
+    finally:
+        await connection.close()
+
+
+async def column_of(url: str, query: str, *arguments: Any) -> list[Any]:
+    """The first column of every row."""
+    connection = await connect(url)
+    try:
+        return [row[0] for row in await connection.fetch(query, *arguments)]
+    finally:
+        await connection.close()
 
 
 async def execute(url: str, *statements: str) -> None:

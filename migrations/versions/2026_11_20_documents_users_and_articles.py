@@ -1,4 +1,4 @@
-"""documents, users and articles"""
+"""Documents, users and articles."""
 
 from __future__ import annotations
 

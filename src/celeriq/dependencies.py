@@ -113,6 +113,7 @@ async def _finish_async_generator(generator: Any, error: BaseException | None) -
         await (generator.athrow(error) if error else anext(generator))
     except StopAsyncIteration:
         return
+    await generator.aclose()
     raise RuntimeError(f"{generator!r} yields more than once: a dependency yields its value and ends")
 
 
@@ -121,4 +122,5 @@ def _finish_generator(generator: Any, error: BaseException | None) -> None:
         generator.throw(error) if error else next(generator)
     except StopIteration:
         return
+    generator.close()
     raise RuntimeError(f"{generator!r} yields more than once: a dependency yields its value and ends")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from celeriq.errors import TaskDefinitionError, UnknownOptionError
 
@@ -37,19 +38,52 @@ class TaskOptions:
     """Labels for third-party Taskiq middlewares, which celeriq passes on unread."""
 
     def __post_init__(self) -> None:
-        if not all(_is_exception_class(error) for error in self.autoretry_for):
-            raise TaskDefinitionError(
-                f"autoretry_for takes a tuple of exception classes, not {self.autoretry_for!r}: "
-                "write autoretry_for=(ConnectionError, TimeoutError)"
-            )
-        if self.max_retries is not None and self.max_retries < 0:
-            raise TaskDefinitionError(f"max_retries is {self.max_retries}; it must be 0 or more, or None for no limit")
-        if self.default_retry_delay < 0:
-            raise TaskDefinitionError(f"default_retry_delay is {self.default_retry_delay} s; it must be 0 or more")
+        for option, (fits, remedy) in _LEGAL.items():
+            if not fits(given := getattr(self, option)):
+                raise TaskDefinitionError(f"{option} is {given!r}; {remedy}")
 
 
-def _is_exception_class(given: object) -> bool:
-    return isinstance(given, type) and issubclass(given, Exception)
+def _is_queue(given: object) -> bool:
+    return given is None or (isinstance(given, str) and given != "")
+
+
+def _are_exception_classes(given: Any) -> bool:
+    return isinstance(given, tuple) and all(
+        isinstance(error, type) and issubclass(error, Exception) for error in cast("tuple[object, ...]", given)
+    )
+
+
+def _is_count(given: object) -> bool:
+    return given is None or (isinstance(given, int) and not isinstance(given, bool) and given >= 0)
+
+
+def _is_delay(given: object) -> bool:
+    return isinstance(given, int | float) and not isinstance(given, bool) and 0 <= given < math.inf
+
+
+def _is_schedule(given: Any) -> bool:
+    return isinstance(given, list | tuple) and all(
+        isinstance(entry, Mapping) for entry in cast("Sequence[object]", given)
+    )
+
+
+def _are_labels(given: Any) -> bool:
+    return isinstance(given, Mapping) and all(isinstance(name, str) for name in cast("Mapping[object, Any]", given))
+
+
+_LEGAL: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "queue": (_is_queue, 'it must be the name of a queue: write queue="mail"'),
+    "autoretry_for": (
+        _are_exception_classes,
+        "it must be a tuple of exception classes: write autoretry_for=(ConnectionError, TimeoutError)",
+    ),
+    "max_retries": (_is_count, "it must be 0 or more, or None for no limit"),
+    "default_retry_delay": (_is_delay, "it must be 0 or more, in seconds"),
+    "acks_late": (lambda given: isinstance(given, bool), "it must be True or False"),
+    "schedule": (_is_schedule, 'it must be a list of entries: write schedule=[{"cron": "0 3 * * *"}]'),
+    "labels": (_are_labels, 'it must be a mapping of names to values: write labels={"timeout": 5}'),
+}
+"""For each option what is legal, and what to tell whoever says something else."""
 
 
 KNOWN = frozenset(option.name for option in dataclasses.fields(TaskOptions))

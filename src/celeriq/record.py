@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from datetime import UTC, datetime
+from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -85,7 +86,8 @@ def decode_exception(stored: dict[str, Any]) -> BaseException:
     """The stored exception: looked up among loaded modules, never imported, and only if it is one (ST-09)."""
     found: Any = sys.modules.get(stored["exc_module"])
     for name in stored["exc_type"].split("."):
-        found = getattr(found, name, None)
+        # Not getattr: a module's own __getattr__ runs code, most often an import.
+        found = vars(found).get(name) if isinstance(found, ModuleType | type) else None
     arguments = stored["exc_message"]
     if isinstance(found, type) and issubclass(found, BaseException):
         try:
@@ -113,13 +115,25 @@ _decoder = msgspec.json.Decoder(Record)
 def _plain(value: Any) -> Any:
     try:
         encode(value)
-    except EncodeError:
-        return repr(value)
+    except Exception:  # noqa: BLE001 - a failure is always storable, whatever a model's serializer raises
+        return _text(_repr(value))
     return value
 
 
+def _repr(value: Any) -> str:
+    try:
+        return repr(value)
+    except Exception:  # noqa: BLE001 - whatever a __repr__ of the user's raises
+        return object.__repr__(value)
+
+
 def _format(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error))
+    return _text("".join(traceback.format_exception(error)))
+
+
+def _text(given: str) -> str:
+    """`given` with lone surrogates escaped, as in the name of a file that is not UTF-8: JSON cannot hold them."""
+    return given.encode("utf-8", "backslashreplace").decode()
 
 
 def _now() -> str:

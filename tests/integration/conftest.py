@@ -1,20 +1,18 @@
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
-from taskiq.api import run_receiver_task
 
 from celeriq import PoolAdvice, RedisBroker
 from celeriq.embedded import Services
 
 MakeBroker = Callable[..., RedisBroker]
-Running = Callable[[RedisBroker], AbstractAsyncContextManager[RedisBroker]]
 
 
 @pytest.fixture
@@ -36,15 +34,8 @@ def open_sessions(database_url: str) -> Callable[[PoolAdvice], AbstractAsyncCont
     return open_sessions
 
 
-@asynccontextmanager
-async def running(broker: RedisBroker, *, slots: int = 20) -> AsyncGenerator[RedisBroker]:
-    """The broker in a worker: Taskiq's stock receiver, in this process."""
-    broker.is_worker_process = True
-    await broker.startup()
-    receiver = asyncio.create_task(run_receiver_task(broker, max_async_tasks=slots))
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(broker.shutdown)
-        yield broker
-        receiver.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await receiver
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder for sockets, whose paths must be short."""
+    with TemporaryDirectory(prefix="celeriq-") as folder:
+        yield Path(folder)

@@ -13,8 +13,9 @@ from taskiq import TaskiqDepends
 
 from celeriq import RedisBroker, TaskSession, injected
 from tests import databases
-from tests.integration.conftest import MakeBroker, running
+from tests.integration.conftest import MakeBroker
 from tests.waiting import wait_for
+from tests.workers import running
 
 TABLES = (
     "create table parent (id int primary key)",
@@ -30,23 +31,12 @@ async def broker(make_broker: MakeBroker, open_sessions: Any, database_url: str)
 
 
 async def rows(database_url: str) -> int:
-    connection = await databases.connect(database_url)
-    try:
-        return int(await connection.fetchval("select count(*) from effect"))
-    finally:
-        await connection.close()
+    return int(await databases.value_of(database_url, "select count(*) from effect"))
 
 
 async def open_transactions(database_url: str) -> int:
-    connection = await databases.connect(database_url)
-    try:
-        return int(
-            await connection.fetchval(
-                "select count(*) from pg_stat_activity where datname = current_database() and state like 'idle in%'"
-            )
-        )
-    finally:
-        await connection.close()
+    query = "select count(*) from pg_stat_activity where datname = current_database() and state like 'idle in%'"
+    return int(await databases.value_of(database_url, query))
 
 
 def cancel_running_attempts() -> None:
@@ -161,10 +151,8 @@ async def test_a_task_that_never_asks_the_database_takes_no_connection(broker: R
     async with running(broker):
         result = await (await idle.kiq()).wait_result(check_interval=0.01, timeout=20)
         assert result.return_value is False
-        connection = await databases.connect(database_url)
-        count = "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
-        assert await connection.fetchval(count) == 0
-        await connection.close()
+        others = "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+        assert await databases.value_of(database_url, others) == 0
 
 
 async def test_a_stopped_worker_rolls_back_and_another_runs_the_task(

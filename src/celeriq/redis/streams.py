@@ -103,7 +103,8 @@ class RedisBroker(RedisStreamBroker):
         self._declared: set[str] = set()
         self._held: set[Delivery] = set()
         self._resources = AsyncExitStack()
-        self._background: set[asyncio.Task[Any]] = set()
+        self._keeper: asyncio.Task[None] | None = None
+        self._settling: set[asyncio.Task[None]] = set()
 
     # -- the application -------------------------------------------------------------------------------------------
 
@@ -161,13 +162,15 @@ class RedisBroker(RedisStreamBroker):
             self._sessions = await self._resources.enter_async_context(self._open_sessions(self._pool))
         await super().startup()
         if self.is_worker_process:
-            self._spawn(self._keep_alive())
+            self._keeper = asyncio.create_task(self._keep_alive())
             _wake_on_signals()
 
     async def shutdown(self) -> None:
-        for task in self._background:
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
+        # Settlements that a broken hook left to us are brought to their end.
+        await asyncio.gather(*self._settling, return_exceptions=True)
         if self.is_worker_process:
             await self._leave()
         self._sessions = None
@@ -180,11 +183,6 @@ class RedisBroker(RedisStreamBroker):
                 await self._scripts.leave(keys=[self.keys.queue(queue)], args=[GROUP, self.consumer_name])
             except RedisError as error:
                 logger.warning("could not sign off from queue %r: %s", queue, error)
-
-    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
 
     # -- sending ---------------------------------------------------------------------------------------------------
 
@@ -235,6 +233,8 @@ class RedisBroker(RedisStreamBroker):
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 5.0)
                 continue
+            if not deliveries and _cancellation_was_swallowed():
+                raise asyncio.CancelledError
             for delivery in deliveries:
                 self._held.add(delivery)
                 yield AckableMessage(data=delivery, ack=partial(self._acknowledge, delivery))
@@ -267,7 +267,7 @@ class RedisBroker(RedisStreamBroker):
         """Renew what is held, and move what is due. It also wakes the loop often enough for signals to be seen."""
         loop = asyncio.get_running_loop()
         next_renewal = loop.time()
-        while True:
+        while not _cancellation_was_swallowed():
             try:
                 if loop.time() >= next_renewal:
                     next_renewal = loop.time() + self.lease / 3
@@ -314,7 +314,9 @@ class RedisBroker(RedisStreamBroker):
         if attempt.outcome is None or isinstance(attempt.outcome, Released):
             self._held.discard(attempt.delivery)
         elif not attempt.settled:
-            self._spawn(self.settle(attempt))
+            settling = asyncio.get_running_loop().create_task(self.settle(attempt))
+            self._settling.add(settling)
+            settling.add_done_callback(self._settling.discard)
 
     def new_session(self) -> AsyncSession:
         return self.sessions()
@@ -400,6 +402,12 @@ async def _persistently(write: Callable[[], Coroutine[Any, Any, bool]]) -> bool:
             logger.warning("Redis away, settling again in %.1f s: %s", pause, error)
             await asyncio.sleep(pause)
             pause = min(pause * 2, 5.0)
+
+
+def _cancellation_was_swallowed() -> bool:
+    """Before Python 3.12 asyncio.wait_for, on which redis-py waits, may lose a cancellation: stops hang (W23)."""
+    running = asyncio.current_task()
+    return running is not None and running.cancelling() > 0
 
 
 def _pairs(fetched: Any) -> Iterable[tuple[bytes, Any]]:

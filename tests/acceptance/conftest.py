@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from httpx import AsyncClient, TransportError
+
+from celeriq.embedded import Services
+from tests import processes
+from tests.processes import Process
+from tests.waiting import wait_for
+
+Start = Callable[..., Process]
+
+
+@pytest.fixture
+def environment(services: Services, database_url: str, namespace: str) -> dict[str, str]:
+    return {"DB_URL": database_url, "BROKER_URL": services.redis_url, "BROKER_NAMESPACE": namespace}
+
+
+@pytest.fixture
+def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Start]:
+    """Start a program of the application's; it ends with the test."""
+    with ExitStack() as stack:
+
+        def start(command: tuple[str, ...], **variables: str) -> Process:
+            log = tmp_path / f"{len(list(tmp_path.iterdir()))}.log"
+            return stack.enter_context(processes.started(command, environment | variables, log))
+
+        yield start
+
+
+@pytest.fixture
+async def api(start: Start) -> AsyncGenerator[AsyncClient]:
+    """A client of the API in a process of its own."""
+    port = processes.free_port()
+    start(processes.api(port))
+    async with AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        await wait_for(lambda: healthy(client))
+        yield client
+
+
+async def healthy(client: AsyncClient) -> bool:
+    try:
+        return (await client.get("/health")).is_success
+    except TransportError:
+        return False

@@ -1,0 +1,67 @@
+"""The application under `taskiq worker` and `taskiq scheduler`, as processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from httpx import AsyncClient
+from redis.asyncio import Redis
+
+from celeriq.redis.keys import Keys
+from tests import databases, processes
+from tests.acceptance.conftest import Start
+from tests.app.fixtures import ended, pdf, upload
+from tests.processes import Process
+from tests.waiting import wait_for
+
+SENTENCE = "The ferry to the northern islands leaves from the old harbour."
+
+
+async def test_the_stock_worker_runs_what_the_api_sends(start: Start, api: AsyncClient) -> None:
+    start(processes.WORKER)
+    accepted = await upload(api, pdf(SENTENCE))
+    assert (await ended(api, accepted["task_id"]))["result"] == {"status": "success", "chunks": 1}
+    [hit] = (await api.get("/documents/search", params={"q": "ferry islands"})).json()
+    assert hit["text"] == SENTENCE
+
+
+async def test_the_stock_scheduler_sends_what_is_periodic(
+    start: Start, redis: Redis, namespace: str, tmp_path: Path
+) -> None:
+    scheduler = start(processes.SCHEDULER)
+    await wait_for(lambda: "Starting scheduler" in scheduler.output(), within=60)
+    assert scheduler.stop() in {0, -15}
+
+
+async def test_a_worker_ends_at_sigterm_though_it_is_idle(start: Start, api: AsyncClient) -> None:
+    """On Python 3.11 Taskiq's own broker never does (W23)."""
+    worker = start(processes.WORKER)
+    await listening(worker)
+    assert worker.stop() == 0
+
+
+async def test_a_worker_killed_in_the_middle_of_a_document_leaves_its_chunks_once(
+    start: Start, api: AsyncClient, database_url: str, redis: Redis, namespace: str
+) -> None:
+    worker = start(processes.WORKER, BROKER_LEASE="1", INGEST_PAGES_PER_STEP="1")
+    accepted = await upload(api, pdf(*[f"{SENTENCE} {number}" for number in range(200)]))
+
+    async def half_way() -> bool:
+        progress = (await api.get(f"/tasks/{accepted['task_id']}")).json()["progress"]
+        return bool(progress and progress["current"] >= 20)
+
+    await wait_for(half_way, within=60)
+    worker.kill()
+    view = (await api.get(f"/tasks/{accepted['task_id']}")).json()
+    assert view["state"] == "PROGRESS"
+    assert await databases.value_of(database_url, "select count(*) from chunks") == 0
+
+    start(processes.WORKER, BROKER_LEASE="1")
+    view = await ended(api, accepted["task_id"])
+    assert view["result"] == {"status": "success", "chunks": 200}
+    assert await databases.value_of(database_url, "select count(*) from chunks") == 200
+    assert await redis.xlen(Keys(namespace).queue("default")) == 0
+
+
+async def listening(worker: Process) -> None:
+    await wait_for(lambda: "Listening started" in worker.output(), within=60)

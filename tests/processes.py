@@ -1,0 +1,83 @@
+"""The application's real processes: API, worker, scheduler, as the README starts them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+PATIENCE = 30.0
+
+WORKER = ("taskiq", "worker", "broker:broker", "tasks", "--workers", "1")
+SCHEDULER = ("taskiq", "scheduler", "broker:scheduler", "tasks")
+
+
+class Process:
+    """A program of the application's, in a process group of its own, and what it wrote."""
+
+    def __init__(self, command: tuple[str, ...], environment: Mapping[str, str], log: Path) -> None:
+        self.log = log
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [str(BIN / command[0]), *command[1:]],
+                cwd=ROOT,
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def kill(self) -> None:
+        """`kill -9` of the whole group, at one instant."""
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        self._process.wait(PATIENCE)
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit code; fails if the process does not end."""
+        if self.running:
+            self._process.terminate()
+        try:
+            return self._process.wait(PATIENCE)
+        finally:
+            self.kill()
+
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+
+@contextmanager
+def started(command: tuple[str, ...], environment: Mapping[str, str], log: Path) -> Generator[Process]:
+    process = Process(command, environment, log)
+    try:
+        yield process
+    finally:
+        process.kill()
+
+
+def api(port: int) -> tuple[str, ...]:
+    return ("uvicorn", "api.main:app", "--host", "127.0.0.1", "--port", str(port), "--log-level", "warning")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

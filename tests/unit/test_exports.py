@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import inspect
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import celeriq
+from celeriq import errors
+
+
+def public_names(module: ModuleType) -> set[str]:
+    return {name for name, value in vars(module).items() if not name.startswith("_") and not inspect.ismodule(value)}
+
+
+def public_classes() -> list[type[Any]]:
+    exported = (getattr(celeriq, name) for name in celeriq.__all__)
+    return [value for value in exported if inspect.isclass(value)]
+
+
+def test_all_is_sorted_and_names_nothing_twice() -> None:
+    assert celeriq.__all__ == sorted(set(celeriq.__all__))
+
+
+def test_all_is_complete() -> None:
+    assert set(celeriq.__all__) == public_names(celeriq)
+
+
+@pytest.mark.parametrize("name", celeriq.__all__)
+def test_everything_in_all_can_be_imported(name: str) -> None:
+    namespace: dict[str, Any] = {}
+    exec(f"from celeriq import {name}", namespace)
+    assert namespace[name] is getattr(celeriq, name)
+
+
+def test_every_error_is_exported() -> None:
+    assert {error.__name__ for error in vars(errors).values() if inspect.isclass(error)} <= set(celeriq.__all__)
+
+
+def test_every_error_is_one_of_celeriqs() -> None:
+    raised = [kind for kind in public_classes() if issubclass(kind, Exception)]
+    assert raised
+    assert all(issubclass(kind, celeriq.CeleriqError) for kind in raised)
+
+
+@pytest.mark.parametrize("kind", public_classes(), ids=lambda kind: kind.__name__)
+def test_a_public_class_has_a_docstring_of_its_own(kind: type[Any]) -> None:
+    documented = vars(kind).get("__doc__")
+    assert documented
+    assert not documented.startswith(f"{kind.__name__}(")

@@ -67,9 +67,9 @@ class Manual(FPDF):
         self.ln(2)
 
     def draw_paragraph(self, node: SyntaxTreeNode, bullet: str = "") -> None:
+        self.set_font("helvetica", size=10)
         with self.text_columns(line_height=1.36) as column:
-            margin, indent = (1.7, 6) if bullet else (2.5, 0)
-            paragraph = column.paragraph(bottom_margin=margin, indent=indent, bullet_string=bullet)
+            paragraph = column.paragraph(bottom_margin=2.2, indent=6 if bullet else 0, bullet_string=bullet)
             for span in node.children[0].children:
                 self.set_font(*FONTS.get(span.type, ("helvetica", "", 10)))
                 paragraph.write(text_of(span))

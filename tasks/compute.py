@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import sys
 from collections.abc import Callable
-from functools import cache
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from pebble import ProcessPool
@@ -17,25 +18,38 @@ from tasks.settings import IngestSettings
 P = ParamSpec("P")
 R = TypeVar("R")
 
-
-async def compute(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Run `function` in another process; a process that dies fails its call alone, and is replaced."""
-    return await asyncio.wrap_future(_pool().schedule(function, args=args, kwargs=kwargs))
+ROOT = str(Path(__file__).parent.parent)
 
 
-@cache
-def _pool() -> ProcessPool:
-    # Spawned, not forked: a fork would share the parent's threads, locks and connections.
-    return ProcessPool(IngestSettings().processes, context=multiprocessing.get_context("spawn"))
+class Compute:
+    """A pool of processes, started at its first use and again should it ever break."""
+
+    def __init__(self) -> None:
+        self._pool: ProcessPool | None = None
+
+    async def __call__(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run `function` in another process; a process that dies fails its call alone, and is replaced."""
+        return await asyncio.wrap_future(self._started().schedule(function, args=args, kwargs=kwargs))
+
+    def _started(self) -> ProcessPool:
+        if self._pool is None or not self._pool.active:
+            # Taskiq takes the working folder off the path after its imports; the new processes inherit the path.
+            if ROOT not in sys.path:
+                sys.path.append(ROOT)
+            # Spawned, not forked: a fork would share the parent's threads, locks and connections.
+            self._pool = ProcessPool(IngestSettings().processes, context=multiprocessing.get_context("spawn"))
+        return self._pool
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.stop()  # type: ignore[no-untyped-call]
+            self._pool.join()
+            self._pool = None
 
 
-def close_pool() -> None:
-    if _pool.cache_info().currsize:
-        _pool().stop()  # type: ignore[no-untyped-call]
-        _pool().join()
-        _pool.cache_clear()
+compute = Compute()
 
 
 @broker.on_event(TaskiqEvents.WORKER_SHUTDOWN, TaskiqEvents.CLIENT_SHUTDOWN)
 def on_shutdown(_: TaskiqState) -> None:
-    close_pool()
+    compute.close()

@@ -12,7 +12,7 @@ from api.main import app
 from api.routes.tasks import results
 from broker import broker
 from celeriq.redis.keys import Keys
-from tasks.compute import close_pool, on_shutdown
+from tasks.compute import compute, on_shutdown
 from tests.waiting import wait_for
 from tests.workers import running
 
@@ -24,7 +24,7 @@ def compute_pool() -> Iterator[None]:
     for event in (TaskiqEvents.WORKER_SHUTDOWN, TaskiqEvents.CLIENT_SHUTDOWN):
         broker.event_handlers[event].remove(on_shutdown)
     yield
-    close_pool()
+    compute.close()
 
 
 @pytest.fixture

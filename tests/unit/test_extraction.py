@@ -6,12 +6,13 @@ from itertools import pairwise
 
 import pytest
 from fpdf import FPDF
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tasks.extraction import UnreadableDocumentError, chunks_of, count_pages, extract_pages
 
-quickly = settings(derandomize=True, deadline=None)
+# How fast the machine is decides nothing.
+steadily = settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 lengths = st.integers(1, 40)
 all_characters = st.text(st.characters(exclude_categories=()))
 
@@ -52,27 +53,27 @@ def read_or_refuse(content: bytes) -> None:
         assert len(extract_pages(content, 0, 3)) <= 3
 
 
-@quickly
+@steadily
 @given(all_characters, lengths)
 def test_no_chunk_is_longer_than_the_limit_or_empty(text: str, longest: int) -> None:
     assert all(0 < len(chunk) <= longest for chunk in chunks_of(text, longest))
 
 
-@quickly
+@steadily
 @given(st.text(), lengths)
 def test_no_character_of_a_word_is_lost_or_moved(text: str, longest: int) -> None:
     chunks = " ".join(chunks_of(text, longest))
     assert "".join(chunks.split()) == "".join(text.replace("\0", "").split())
 
 
-@quickly
+@steadily
 @given(st.lists(st.text("abc", min_size=1, max_size=10)), st.integers(10, 40))
 def test_words_that_fit_are_kept_whole_and_in_order(words: list[str], longest: int) -> None:
     chunks = list(chunks_of("  ".join(words), longest))
     assert [word for chunk in chunks for word in chunk.split(" ")] == words
 
 
-@quickly
+@steadily
 @given(st.lists(st.text("abc", min_size=1, max_size=10)), st.integers(10, 40))
 def test_no_chunk_has_room_for_the_next_word(words: list[str], longest: int) -> None:
     chunks = list(chunks_of(" ".join(words), longest))
@@ -89,7 +90,7 @@ def test_a_text_without_words_has_no_chunks(text: str) -> None:
     assert list(chunks_of(text, 10)) == []
 
 
-@quickly
+@steadily
 @given(all_characters, lengths)
 def test_every_chunk_can_be_stored(text: str, longest: int) -> None:
     for chunk in chunks_of(text, longest):
@@ -97,7 +98,7 @@ def test_every_chunk_can_be_stored(text: str, longest: int) -> None:
         chunk.encode("utf-8")
 
 
-@quickly
+@steadily
 @given(st.text("ab \n\0\ud800"))
 def test_what_cannot_be_stored_is_left_out_and_nothing_else(text: str) -> None:
     kept = text.replace("\0", "").replace("\ud800", "")
@@ -210,7 +211,7 @@ def test_a_pdf_that_was_cut_off_anywhere_is_read_or_refused(content: bytes) -> N
 
 
 @pytest.mark.parametrize("content", [TWO_PAGES, SPELT_OUT], ids=["compressed", "spelt out"])
-@settings(derandomize=True, deadline=None, max_examples=300)
+@settings(steadily, max_examples=300)
 @given(st.dictionaries(st.floats(0, 1, exclude_max=True), st.integers(0, 255), min_size=1, max_size=8))
 def test_a_pdf_whose_bytes_were_changed_is_read_or_refused(content: bytes, changes: dict[float, int]) -> None:
     damaged = bytearray(content)
@@ -219,13 +220,13 @@ def test_a_pdf_whose_bytes_were_changed_is_read_or_refused(content: bytes, chang
     read_or_refuse(bytes(damaged))
 
 
-@settings(derandomize=True, deadline=None, max_examples=200)
+@settings(steadily, max_examples=200)
 @given(st.integers(0, len(SPELT_OUT)), st.integers(0, 40), st.binary(max_size=10))
 def test_a_pdf_of_which_a_piece_was_replaced_is_read_or_refused(first: int, length: int, piece: bytes) -> None:
     read_or_refuse(SPELT_OUT[:first] + piece + SPELT_OUT[first + length :])
 
 
-@settings(derandomize=True, deadline=None, max_examples=100)
+@settings(steadily, max_examples=100)
 @given(st.binary(max_size=200))
 def test_bytes_at_random_are_refused(content: bytes) -> None:
     for garbage in (content, b"%PDF-1.7\n" + content):

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from celeriq.errors import TaskDefinitionError, UnknownOptionError
@@ -64,7 +64,7 @@ def test_an_option_like_no_other_names_all_of_them() -> None:
     assert f"known are {', '.join(sorted(KNOWN))}" in str(refused.value)
 
 
-@settings(derandomize=True, deadline=None, max_examples=50)
+@settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text().filter(lambda name: name not in KNOWN))
 def test_no_unknown_option_is_ever_accepted(option: str) -> None:
     with pytest.raises(UnknownOptionError):

@@ -16,7 +16,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, computed_field
 
@@ -26,7 +26,8 @@ from celeriq.record import Record
 
 CELERY_FIELDS = ["status", "result", "traceback", "children", "date_done", "task_id"]
 
-quickly = settings(derandomize=True, deadline=None)
+# How fast the machine is decides nothing.
+steadily = settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 plain_data = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
@@ -112,7 +113,7 @@ def nested_lists(depth: int) -> list[Any]:
     return nested
 
 
-@quickly
+@steadily
 @given(plain_data, st.text(), st.floats(0, 1e9))
 def test_plain_data_come_back_as_they_were(value: Any, task_id: str, runtime: float) -> None:
     given = record.success(task_id, value, runtime)
@@ -146,7 +147,7 @@ def test_values_of_the_standard_library_come_back_in_a_form_that_their_type_read
     assert msgspec.convert(read, kind, strict=False) == value
 
 
-@quickly
+@steadily
 @given(st.decimals(allow_nan=False), st.uuids(), st.datetimes(), st.timedeltas(timedelta(-9999), timedelta(9999)))
 def test_no_digit_is_lost(number: Decimal, unique: UUID, moment: datetime, length: timedelta) -> None:
     read = stored(record.success("id", (number, unique, moment, length), 0)).result
@@ -207,14 +208,14 @@ def test_a_field_is_written_even_if_it_is_empty(empty: Any) -> None:
     }
 
 
-@quickly
+@steadily
 @given(plain_data)
 def test_a_success_begins_with_the_bytes_that_make_it_final(value: Any) -> None:
     """ST-07: the scripts look at nothing else."""
     assert record.encode(record.success("id", value, 0)).startswith(b'{"status":"SUCCESS"')
 
 
-@quickly
+@steadily
 @given(st.text().filter(lambda state: state != "SUCCESS"))
 def test_no_other_state_begins_like_a_success(state: str) -> None:
     assert not record.encode(Record(status=state, task_id="id")).startswith(b'{"status":"SUCCESS"')
@@ -316,7 +317,7 @@ def builtin_exceptions() -> Iterator[type[BaseException]]:
     return (one for one in vars(builtins).values() if isinstance(one, type) and issubclass(one, BaseException))
 
 
-@quickly
+@steadily
 @given(st.sampled_from(sorted(builtin_exceptions(), key=str)), st.lists(plain_data, max_size=5))
 def test_every_built_in_exception_comes_back_whatever_its_arguments(
     kind: type[BaseException], arguments: list[Any]
@@ -396,7 +397,7 @@ def test_nothing_but_an_exception_class_is_ever_run(name: str, monkeypatch: pyte
     assert error.args == ("x",)
 
 
-@quickly
+@steadily
 @given(st.sampled_from(["os", "sys", "builtins", "subprocess", "celeriq.record"]), st.data())
 def test_whatever_a_record_names_an_exception_is_what_it_gives(module: str, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(vars(sys.modules[module]))))

@@ -14,9 +14,8 @@ COPY --from=wheel /wheels /wheels
 RUN /venv/bin/pip install --no-deps /wheels/*.whl && /venv/bin/pip check
 
 FROM python:3.13-slim
-# PYTHONPATH: Taskiq imports from the working directory and then takes it off the path, but the processes that extract
-# and embed import the tasks anew. No bytecode: root owns the code, and compose.yaml has it read-only.
-ENV PATH=/venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+# No bytecode: root owns the code, and compose.yaml has it read-only.
+ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /app
 COPY --from=environment /venv /venv
 COPY alembic.ini alembic.ini

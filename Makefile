@@ -12,8 +12,8 @@ TESTS ?= tests
 help:  ## show this list
 	awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-demo: $(STAMP)  ## start everything, ingest a PDF, stay up (ONCE=1: exit when done; PDF=path: your own)
-	$(BIN)/python -m api.demo --pdf "$(PDF)" $(if $(ONCE),--once)
+demo: $(STAMP)  ## start everything, ingest a PDF, stay up (ONCE=1: exit when done; PDF=path, ASK=question: your own)
+	$(BIN)/python -m api.demo --pdf "$(PDF)" $(if $(ONCE),--once) $(if $(ASK),--ask "$(ASK)")
 
 test: $(STAMP)  ## run the whole suite on its own PostgreSQL and Valkey (TESTS=path picks)
 	$(BIN)/python -m pytest -n auto --dist worksteal $(TESTS)

@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+from redis.exceptions import RedisError
+from sqlalchemy.exc import InterfaceError, OperationalError
 from taskiq.exceptions import SendTaskError
 
 import celeriq.fastapi
@@ -28,6 +30,7 @@ async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
 
 app = FastAPI(title="Document library", lifespan=lifespan)
 app.add_middleware(CorrelationMiddleware)
+app.include_router(documents.uploads)
 app.include_router(documents.router)
 app.include_router(users.router)
 app.include_router(articles.router)
@@ -35,9 +38,19 @@ app.include_router(tasks.router)
 
 
 @app.exception_handler(SendTaskError)
+@app.exception_handler(RedisError)
 async def queue_unreachable(_: Request, error: Exception) -> JSONResponse:
-    logger.error("a task could not be sent", exc_info=error)
+    logger.error("the queue cannot be reached", exc_info=error)
     return JSONResponse({"detail": "The queue cannot be reached; nothing was stored. Try again."}, 503)
+
+
+@app.exception_handler(OSError)
+@app.exception_handler(OperationalError)
+@app.exception_handler(InterfaceError)
+async def database_unreachable(_: Request, error: Exception) -> JSONResponse:
+    """While PostgreSQL is away asyncpg raises the socket's own error, and SQLAlchemy's for a connection that broke."""
+    logger.error("the database cannot be reached", exc_info=error)
+    return JSONResponse({"detail": "The database cannot be reached; nothing was stored. Try again."}, 503)
 
 
 @app.get("/health", tags=["operations"])

@@ -5,7 +5,9 @@ Celery keeps none before a task starts: PENDING there means "unknown" as well (S
 
 from __future__ import annotations
 
+from redis.exceptions import RedisError
 from taskiq import TaskiqMessage, TaskiqMiddleware
+from taskiq.exceptions import SendTaskError
 
 from celeriq import Record, RedisResults
 
@@ -16,5 +18,8 @@ class Announcement(TaskiqMiddleware):
     async def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
         results = self.broker.result_backend
         if isinstance(results, RedisResults):
-            await results.store(Record(status="PENDING", task_id=message.task_id), only_if_absent=True)
+            try:
+                await results.store(Record(status="PENDING", task_id=message.task_id), only_if_absent=True)
+            except RedisError as error:
+                raise SendTaskError from error
         return message

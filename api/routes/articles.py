@@ -6,6 +6,7 @@ from fastapi import APIRouter, HTTPException, Query, status
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.routes.tasks import Accepted
+from api.text import LARGEST_ID, Text
 from celeriq.fastapi import RequestSession
 from db import articles, users
 from tasks.articles import run_article_pipeline
@@ -14,9 +15,9 @@ router = APIRouter(prefix="/articles", tags=["articles"])
 
 
 class NewArticle(BaseModel):
-    author_id: int
-    title: Annotated[str, Field(min_length=1, max_length=300)]
-    body: str
+    author_id: Annotated[int, Field(ge=1, le=LARGEST_ID)]
+    title: Annotated[Text, Field(min_length=1, max_length=300)]
+    body: Text
 
 
 class ArticleView(BaseModel):

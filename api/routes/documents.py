@@ -8,7 +8,9 @@ from fastapi import APIRouter, HTTPException, Query, UploadFile, status
 from pydantic import BaseModel, ConfigDict
 from taskiq.exceptions import SendTaskError
 
-from api.settings import MIB, settings
+from api.settings import settings
+from api.text import Text, stored_filename
+from api.upload_limit import UploadRoute, too_large
 from celeriq.fastapi import RequestSession
 from db import documents
 from tasks.compute import compute
@@ -17,9 +19,7 @@ from tasks.documents import settings as ingest_settings
 from tasks.embedding import embed
 
 router = APIRouter(prefix="/documents", tags=["documents"])
-
-# What surrounds the file in a multipart body.
-FORM_BYTES = 64 * 1024
+uploads = APIRouter(prefix="/documents", tags=["documents"], route_class=UploadRoute)
 
 
 class Uploaded(BaseModel):
@@ -48,12 +48,12 @@ class HitView(BaseModel):
     distance: float
 
 
-@router.post("", status_code=status.HTTP_202_ACCEPTED, max_body_size=settings.max_upload_bytes + FORM_BYTES)
+@uploads.post("", status_code=status.HTTP_202_ACCEPTED)
 async def upload(file: UploadFile, session: RequestSession) -> Uploaded:
     """Store a PDF and have it ingested; follow `/tasks/{task_id}/progress`."""
     content = await file.read()
     check_upload(content)
-    document = await documents.create(session, file.filename or "document.pdf", content)
+    document = await documents.create(session, stored_filename(file.filename), content)
     # The worker may be faster than we are: it must find the document.
     await session.commit()
     try:
@@ -68,9 +68,7 @@ async def upload(file: UploadFile, session: RequestSession) -> Uploaded:
 def check_upload(content: bytes) -> None:
     """What can be told at a glance; the rest is for the worker, which reads the whole file."""
     if len(content) > settings.max_upload_bytes:
-        raise HTTPException(
-            status.HTTP_413_CONTENT_TOO_LARGE, f"The file is over {settings.max_upload_bytes / MIB:g} MiB."
-        )
+        raise too_large()
     if not content:
         raise HTTPException(status.HTTP_422_UNPROCESSABLE_CONTENT, "The file is empty.")
     if b"%PDF-" not in content[:1024]:
@@ -80,7 +78,7 @@ def check_upload(content: bytes) -> None:
 @router.get("/search")
 async def search(
     session: RequestSession,
-    q: Annotated[str, Query(max_length=2000, description="what to look for")] = "",
+    q: Annotated[Text, Query(max_length=2000, description="what to look for")] = "",
     limit: Annotated[int, Query(ge=1, le=100)] = 5,
 ) -> list[HitView]:
     """The passages nearest to the question, nearest first."""

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 from sqlalchemy.exc import IntegrityError
 
 from api.routes.tasks import Accepted
+from api.text import Id, Text
 from celeriq.fastapi import RequestSession
 from db import users
 from tasks.users import activate_user
@@ -16,7 +17,7 @@ router = APIRouter(prefix="/users", tags=["users"])
 
 
 class NewUser(BaseModel):
-    email: Annotated[str, StringConstraints(pattern=r"^[^@\s]+@[^@\s]+$", max_length=320)]
+    email: Annotated[Text, StringConstraints(pattern=r"^[^@\s]+@[^@\s]+$", max_length=320)]
 
 
 class UserView(BaseModel):
@@ -37,7 +38,7 @@ async def create(new: NewUser, session: RequestSession) -> UserView:
 
 
 @router.get("/{user_id}")
-async def show(user_id: int, session: RequestSession) -> UserView:
+async def show(user_id: Id, session: RequestSession) -> UserView:
     user = await users.get(session, user_id)
     if user is None:
         raise HTTPException(status.HTTP_404_NOT_FOUND, f"There is no user {user_id}.")
@@ -45,7 +46,7 @@ async def show(user_id: int, session: RequestSession) -> UserView:
 
 
 @router.post("/{user_id}/activation", status_code=status.HTTP_202_ACCEPTED)
-async def activate(user_id: int, session: RequestSession) -> Accepted:
+async def activate(user_id: Id, session: RequestSession) -> Accepted:
     if await users.get(session, user_id) is None:
         raise HTTPException(status.HTTP_404_NOT_FOUND, f"There is no user {user_id}.")
     return Accepted(task_id=(await activate_user.kiq(user_id)).task_id)

@@ -88,11 +88,8 @@ class Attempt:
         """Run the steps; what is returned or raised tells Taskiq's receiver what the outcome was."""
         try:
             value = await self._perform(definition, args, kwargs)
-        except asyncio.CancelledError as error:
-            stopped = (running := asyncio.current_task()) is not None and running.cancelling() > 0
-            self._end(Released() if stopped else Failed(error))
-            if stopped:
-                raise NotFinishedError from error
+        except asyncio.CancelledError:
+            # Who cancelled us is told by what becomes of it outside: see `end_from_outside`.
             raise
         except BaseException as error:
             self._end(after_error(error, definition.options, self.retries))
@@ -101,6 +98,14 @@ class Attempt:
             raise
         self.outcome = Succeeded(value)
         return value
+
+    def end_from_outside(self, error: BaseException | None) -> None:
+        """Decide the outcome of an attempt that was cancelled: a time limit fails it, a stopping worker releases it."""
+        if self.outcome is not None or error is None:
+            return
+        running = asyncio.current_task()
+        stopping = isinstance(error, asyncio.CancelledError) and running is not None and running.cancelling() > 0
+        self._end(Released() if stopping else Failed(error))
 
     async def _perform(self, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         graph = definition.graphs.for_overrides(self.engine.dependency_overrides)

@@ -62,10 +62,19 @@ class Definition:
     async def call(self, *args: Any, **kwargs: Any) -> Any:
         if inspect.iscoroutinefunction(self.function):
             return await self.function(*args, **kwargs)
-        return await asyncio.to_thread(self.function, *args, **kwargs)
+        return await asyncio.to_thread(self._call_in_thread, *args, **kwargs)
+
+    def _call_in_thread(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return self.function(*args, **kwargs)
+        except StopIteration as error:
+            # No future can hold it: before Python 3.12 whoever waits for the thread would wait for ever.
+            raise RuntimeError("the task raised StopIteration") from error
 
     def check(self) -> None:
         """Raises `TaskDefinitionError` for a function that could only fail in a worker."""
+        if inspect.isgeneratorfunction(self.function) or inspect.isasyncgenfunction(self.function):
+            raise TaskDefinitionError(f"task {self.name!r}: a generator cannot be a task: return a value, do not yield")
         for parameter in inspect.signature(self.function, eval_str=True).parameters.values():
             if depends_on(parameter.annotation) and parameter.default is inspect.Parameter.empty:
                 raise TaskDefinitionError(

@@ -73,15 +73,6 @@ def copies(instructions: Iterable[Instruction]) -> list[tuple[str, str]]:
     return found
 
 
-def image_variables(folder: Path) -> dict[str, str]:
-    """What the last stage sets, for an image whose working directory is `folder`."""
-    stage = last_stage()
-    [at_home] = (arguments for name, arguments in stage if name == "WORKDIR")
-    pairs = [pair for name, arguments in stage if name == "ENV" for pair in arguments.split()]
-    variables = dict(pair.split("=", 1) for pair in pairs)
-    return {name: str(folder) if value == at_home else value for name, value in variables.items()}
-
-
 @dataclass(frozen=True)
 class Outside:
     """Services outside of containers: their commands, variables and files, but other addresses."""
@@ -95,8 +86,7 @@ class Outside:
         return [str(BIN / program), *arguments]
 
     def environment(self, name: str) -> dict[str, str]:
-        known = image_variables(self.folder) | OURS[name]["environment"]
-        return {**known, "PATH": os.defpath, **self.addresses}
+        return {"PATH": os.defpath, **OURS[name]["environment"], **self.addresses}
 
     def run(self, name: str, words: Sequence[str]) -> int:
         return subprocess.run(
@@ -305,7 +295,7 @@ async def test_a_worker_that_hangs_is_not_healthy(outside: Outside) -> None:
     with impatient.running("worker") as worker:
         await impatient.wait_until_healthy("worker", worker)
         os.killpg(worker.pid, signal.SIGSTOP)
-        await wait_for(lambda: not impatient.is_healthy("worker"))
+        await wait_for(lambda: not impatient.is_healthy("worker"), within=PATIENCE)
         os.killpg(worker.pid, signal.SIGCONT)
         await impatient.wait_until_healthy("worker", worker)
 

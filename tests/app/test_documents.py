@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from httpx import AsyncClient
+from redis.exceptions import ConnectionError as RedisConnectionError
 from sqlalchemy import text
 
 import tasks.compute
@@ -251,3 +252,32 @@ async def test_the_states_in_between_are_seen_in_order(client: AsyncClient) -> N
 
     await wait_for(succeeded, within=60)
     assert seen == [state for state in ("PENDING", "PROGRESS", "SUCCESS") if state in seen]
+
+
+async def test_a_file_name_is_cut_to_what_can_be_stored(client: AsyncClient) -> None:
+    accepted = await upload(client, pdf(WHALE), name="C:\\papers\\" + 300 * "a" + ".pdf")
+    name = (await client.get(f"/documents/{accepted['document_id']}")).json()["filename"]
+    assert (len(name), name[-5:]) == (255, "a.pdf")
+
+
+async def test_a_body_over_the_limit_is_refused_by_its_announced_length(client: AsyncClient) -> None:
+    content = b"%PDF-" + bytes(26 * MIB)
+    answer = await client.post("/documents", files={"file": ("a.pdf", content, "application/pdf")})
+    assert (answer.status_code, answer.json()["detail"]) == (413, "The file is over 25 MiB.")
+
+
+async def test_while_redis_is_away_an_upload_is_refused_and_nothing_is_stored(
+    client: AsyncClient, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object, **__: object) -> None:
+        raise RedisConnectionError("connection refused")
+
+    monkeypatch.setattr(broker.result_backend, "store", away)
+    monkeypatch.setattr(broker.result_backend, "find", away)
+    answer = await client.post("/documents", files={"file": ("a.pdf", pdf(WHALE), "application/pdf")})
+    assert (answer.status_code, answer.json()["detail"]) == (
+        503,
+        "The queue cannot be reached; nothing was stored. Try again.",
+    )
+    assert await count(database_url, "documents") == 0
+    assert (await client.get("/tasks/any")).status_code == 503

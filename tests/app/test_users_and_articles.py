@@ -89,3 +89,17 @@ def test_the_crud_is_the_same_in_the_api_and_in_the_worker() -> None:
     assert "session" in activate_user.definition.graphs.for_overrides({}).injected_parameters
     assert users.activate.__module__ == "db.users"
     assert TaskSession.__origin__.__name__ == "AsyncSession"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", f"/users/{2**31}", None),
+        ("POST", f"/users/{2**31}/activation", None),
+        ("POST", "/users", {"email": "a\0b@example.org"}),
+        ("POST", "/articles", {"author_id": 2**31, "title": "t", "body": ""}),
+        ("POST", "/articles", {"author_id": 1, "title": "t", "body": "a\0b"}),
+    ],
+)
+async def test_what_the_database_cannot_hold_is_refused(client: AsyncClient, method: str, path: str, body: Any) -> None:
+    assert (await client.request(method, path, json=body)).status_code == 422

@@ -331,3 +331,87 @@ async def settled(broker: RedisBroker, task_id: str) -> TaskiqResult[Any] | None
     with suppress(ResultIsMissingError, RedisConnectionError):
         return await broker.result_backend.get_result(task_id)
     return None
+
+
+async def test_a_time_limit_of_taskiqs_fails_the_task(make_broker: MakeBroker) -> None:
+    broker = make_broker(lease=0.5)
+    runs: list[int] = []
+
+    @broker.task(labels={"timeout": 0.1})
+    async def endless() -> None:
+        runs.append(1)
+        await asyncio.Event().wait()
+
+    async with running(broker):
+        result = await outcome(await endless.kiq())
+        assert isinstance(result.error, TimeoutError)
+        assert runs == [1]
+        assert await depth(broker) == 0
+
+
+async def test_messages_that_wait_for_a_slot_are_kept_from_other_workers(make_broker: MakeBroker) -> None:
+    """One read may bring an entry of each queue; those that wait are held, too."""
+    first, second = make_broker(lease=0.4, queues=["a", "b", "c"]), make_broker(lease=0.4, queues=["a", "b", "c"])
+    runs: list[str] = []
+    finish = asyncio.Event()
+    for broker in (first, second):
+
+        @broker.task(name="slow")
+        async def slow(name: str) -> None:
+            runs.append(name)
+            await finish.wait()
+
+    kicker = first.find_task("slow").kicker  # type: ignore[union-attr]
+    sent = [await kicker().with_labels(queue=name).kiq(name) for name in "abc"]
+    loop = asyncio.get_running_loop()
+    async with running(first, slots=1):
+        await wait_for(lambda: len(first._held) == 3)
+        async with running(second):
+            three_leases = loop.time() + 3 * 0.4
+            await wait_for(lambda: loop.time() > three_leases)
+            finish.set()
+            for task in sent:
+                await outcome(task)
+    assert sorted(runs) == ["a", "b", "c"]
+
+
+async def test_a_worker_does_not_take_over_what_it_runs_itself(make_broker: MakeBroker, redis: Redis) -> None:
+    """After its loop was blocked for longer than a lease, its own entries look like a dead worker's."""
+    broker = make_broker(lease=60)
+    started, finish = asyncio.Event(), asyncio.Event()
+
+    @broker.task
+    async def blocked() -> None:
+        started.set()
+        await finish.wait()
+
+    async with running(broker):
+        sent = await blocked.kiq()
+        await started.wait()
+        queue = broker.keys.queue("default")
+        [entry] = await redis.xpending_range(queue, "celeriq", "-", "+", 1)
+        hour = 3_600_000
+        await redis.xclaim(
+            queue, "celeriq", broker.consumer_name, 0, [entry["message_id"]], idle=hour, retrycount=1, justid=True
+        )
+        assert await broker._take_over() == []
+        finish.set()
+        await outcome(sent)
+
+
+async def test_the_messages_of_a_dead_worker_are_taken_over_one_after_another(
+    make_broker: MakeBroker, redis: Redis
+) -> None:
+    broker = make_broker(lease=2)
+    runs: list[int] = []
+
+    @broker.task
+    async def orphan(number: int) -> None:
+        runs.append(number)
+
+    for number in range(50):
+        await orphan.kiq(number)
+    await redis.xreadgroup("celeriq", "dead-worker", {broker.keys.queue("default"): ">"}, count=50)
+    async with running(broker):
+        await wait_for(lambda: len(runs) == 50, within=10)
+    assert sorted(runs) == list(range(50))

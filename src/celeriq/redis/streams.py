@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 GROUP = "celeriq"
 DELAYED_PER_TURN = 500
@@ -49,6 +50,7 @@ TURN = 0.2
 """Seconds between two looks at the delayed messages, and the longest sleep that a stop has to wait for."""
 
 REFUSED = {
+    "queue_name": "say default_queue=",
     "maxlen": "it would drop messages that nobody has read",
     "approximate": "it belongs to maxlen, which would drop messages that nobody has read",
     "consumer_id": "a group that starts at '$' never sees what was sent before the first worker",
@@ -146,14 +148,19 @@ class RedisBroker(RedisStreamBroker):
         """
         if callable(task_name):
             return self.task()(task_name)
-        shown = name or task_name
-        read = read_options(shown or "(named after its function)", options)
+        read = read_options(name or task_name or "(named after its function)", options)
         labels: dict[str, Any] = {**read.labels, "queue": read.queue or self.queue_name, "options": read}
         if read.schedule:
             labels["schedule"] = list(read.schedule)
         if not read.acks_late:
             labels["ack_type"] = "when_received"
-        return super().task(shown, **labels)
+        make_decorator = super().task
+
+        def define(function: Callable[P, R]) -> Any:
+            # Anew for each function: one decorator of Taskiq's gives the first one's name to all.
+            return make_decorator(name or task_name, **labels)(function)
+
+        return define
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -173,9 +180,10 @@ class RedisBroker(RedisStreamBroker):
         await asyncio.gather(*self._settling, return_exceptions=True)
         if self.is_worker_process:
             await self._leave()
+        await super().shutdown()
+        # Last, for the handlers that super() calls may want a session.
         self._sessions = None
         await self._resources.aclose()
-        await super().shutdown()
 
     async def _leave(self) -> None:
         for queue in self._reads():
@@ -221,11 +229,12 @@ class RedisBroker(RedisStreamBroker):
         loop = asyncio.get_running_loop()
         while True:
             try:
+                deliveries: list[Delivery] = []
                 if loop.time() >= look_for_orphans:
-                    look_for_orphans = loop.time() + self.lease / 3
                     deliveries = await self._take_over()
-                else:
-                    deliveries = await self._read()
+                    # Where there was one there may be more: they are looked for until there are none.
+                    look_for_orphans = loop.time() + (0 if deliveries else self.lease / 3)
+                deliveries = deliveries or await self._read()
                 pause = 0.1
             except (RedisError, OSError) as error:
                 logger.warning("queue not readable, next try in %.1f s: %s", pause, error)
@@ -235,8 +244,9 @@ class RedisBroker(RedisStreamBroker):
                 continue
             if not deliveries and _cancellation_was_swallowed():
                 raise asyncio.CancelledError
+            # Held from now on, for those at the end may wait for a free slot.
+            self._held.update(deliveries)
             for delivery in deliveries:
-                self._held.add(delivery)
                 yield AckableMessage(data=delivery, ack=partial(self._acknowledge, delivery))
 
     async def _read(self) -> list[Delivery]:
@@ -261,7 +271,9 @@ class RedisBroker(RedisStreamBroker):
                 self.keys.queue(queue), GROUP, self.consumer_name, min_idle_time=round(self.lease * 1000), count=1
             )
             taken += _deliveries(queue, answer[1])
-        return taken
+        # Our own are among them when this loop was blocked for longer than a lease: they still run.
+        held = {(delivery.queue, delivery.entry_id) for delivery in self._held}
+        return [delivery for delivery in taken if (delivery.queue, delivery.entry_id) not in held]
 
     async def _keep_alive(self) -> None:
         """Renew what is held, and move what is due. It also wakes the loop often enough for signals to be seen."""
@@ -322,8 +334,9 @@ class RedisBroker(RedisStreamBroker):
         return self.sessions()
 
     async def store(self, stored: Record) -> None:
-        if isinstance(self.result_backend, RedisResults):
-            await self.result_backend.store(stored)
+        results = self.result_backend
+        if isinstance(results, RedisResults):
+            await _persistently(lambda: results.store(stored))
 
     async def settle(self, attempt: Attempt) -> None:
         """End the attempt, once. Trying again after a broken connection is safe: the script's fence sees to it."""
@@ -392,14 +405,14 @@ class RedisBroker(RedisStreamBroker):
         self._held.discard(delivery)
 
 
-async def _persistently(write: Callable[[], Coroutine[Any, Any, bool]]) -> bool:
+async def _persistently(write: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Until Redis has answered: giving up would lose what a task has already committed."""
     pause = 0.1
     while True:
         try:
             return await write()
         except (RedisConnectionError, RedisTimeoutError, OSError) as error:
-            logger.warning("Redis away, settling again in %.1f s: %s", pause, error)
+            logger.warning("Redis away, writing again in %.1f s: %s", pause, error)
             await asyncio.sleep(pause)
             pause = min(pause * 2, 5.0)
 

@@ -77,7 +77,17 @@ def run(stack: ExitStack, arguments: argparse.Namespace) -> None:
 
     programs.run_to_end("migrate", "alembic", "upgrade", "head")
     port = free_port()
-    programs.start("api", "uvicorn", "api.main:app", "--port", str(port), "--log-level", "warning")
+    programs.start(
+        "api",
+        "uvicorn",
+        "api.main:app",
+        "--port",
+        str(port),
+        "--log-level",
+        "warning",
+        "--timeout-graceful-shutdown",
+        "5",
+    )
     programs.start("worker", "taskiq", "worker", "broker:broker", "tasks", "--workers", "1")
     programs.start("scheduler", "taskiq", "scheduler", "broker:scheduler", "tasks")
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as api:

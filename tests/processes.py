@@ -22,12 +22,12 @@ SCHEDULER = ("taskiq", "scheduler", "broker:scheduler", "tasks")
 class Process:
     """A program of the application's, in a process group of its own, and what it wrote."""
 
-    def __init__(self, command: tuple[str, ...], environment: Mapping[str, str], log: Path) -> None:
+    def __init__(self, command: tuple[str, ...], environment: Mapping[str, str], log: Path, cwd: Path = ROOT) -> None:
         self.log = log
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 [str(BIN / command[0]), *command[1:]],
-                cwd=ROOT,
+                cwd=cwd,
                 env={**os.environ, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -65,8 +65,10 @@ class Process:
 
 
 @contextmanager
-def started(command: tuple[str, ...], environment: Mapping[str, str], log: Path) -> Generator[Process]:
-    process = Process(command, environment, log)
+def started(
+    command: tuple[str, ...], environment: Mapping[str, str], log: Path, cwd: Path = ROOT
+) -> Generator[Process]:
+    process = Process(command, environment, log, cwd)
     try:
         yield process
     finally:

@@ -21,5 +21,12 @@ async def wait_for(condition: Callable[[], Any | Awaitable[Any]], within: float 
         if value:
             return value
         if monotonic() > deadline:
-            raise AssertionError(f"{inspect.getsource(condition).strip()} was not true within {within} s: {value!r}")
+            raise AssertionError(f"{_source(condition)} was not true within {within} s: {value!r}")
         await asyncio.sleep(PAUSE)
+
+
+def _source(condition: Callable[[], Any]) -> str:
+    try:
+        return inspect.getsource(condition).strip()
+    except TypeError:  # a partial
+        return repr(condition)

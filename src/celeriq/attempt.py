@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from taskiq.message import TaskiqMessage
 
 from celeriq import record
+from celeriq.definition import Definition
 from celeriq.dependencies import OpenedDependencies
 from celeriq.outcome import Failed, NotFinishedError, Outcome, Released, Retrying, Succeeded, after_error
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
-
-    from celeriq.definition import Definition
 
 RETRIES_LABEL = "retries"
 

@@ -43,7 +43,11 @@ async def api(start: Start) -> AsyncGenerator[AsyncClient]:
 
 
 async def healthy(client: AsyncClient) -> bool:
+    return await healthy_at(client, "/health")
+
+
+async def healthy_at(client: AsyncClient, path: str) -> bool:
     try:
-        return (await client.get("/health")).is_success
+        return (await client.get(path)).is_success
     except TransportError:
         return False

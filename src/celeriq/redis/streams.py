@@ -27,7 +27,6 @@ from taskiq_redis import RedisStreamBroker
 
 from celeriq import record
 from celeriq.attempt import Attempt, Delivery
-from celeriq.definition import Task
 from celeriq.errors import SessionsMissingError, UnsupportedOptionError
 from celeriq.options import read_options
 from celeriq.outcome import Released, Retrying
@@ -37,6 +36,7 @@ from celeriq.redis.keys import Keys
 from celeriq.redis.results import RedisResults
 from celeriq.redis.scripts import Scripts
 from celeriq.session import OpenSessions, PoolAdvice, Sessions
+from celeriq.task import Task
 
 logger = logging.getLogger(__name__)
 

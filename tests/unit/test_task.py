@@ -23,9 +23,9 @@ from celeriq import (
     injected,
 )
 from celeriq.attempt import Attempt, Delivery
-from celeriq.definition import Task
 from celeriq.options import TaskOptions
 from celeriq.redis.streams import REFUSED
+from celeriq.task import Task
 
 NOBODY_LISTENS = "redis://localhost:1"
 

@@ -14,8 +14,5 @@ class ApiSettings(BaseSettings):
     max_upload_bytes: int = Field(default=25 * MIB, ge=1)
     """The largest document. Defaults to 25 MiB."""
 
-    progress_interval: float = Field(default=0.1, gt=0)
-    """Seconds between two looks at a task that a client follows. Defaults to 0.1."""
-
 
 settings = ApiSettings()

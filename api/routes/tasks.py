@@ -1,14 +1,13 @@
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterable
+from contextlib import aclosing
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Depends, HTTPException, status
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel
 
-from api.settings import settings
 from broker import broker
 from celeriq import Record, RedisResults
 
@@ -65,13 +64,6 @@ async def show(record: Annotated[Record, Depends(known_task)]) -> TaskView:
 @router.get("/{task_id}/progress", response_class=EventSourceResponse)
 async def follow(record: Annotated[Record, Depends(known_task)]) -> AsyncIterable[ServerSentEvent]:
     """Every change of state as a server-sent event; the stream ends with the task."""
-    current: Record | None = record
-    told: Record | None = None
-    while current is not None:
-        if current != told:
-            yield ServerSentEvent(event=current.status.lower(), data=TaskView.of(current))
-            told = current
-        if current.ready:
-            return
-        await asyncio.sleep(settings.progress_interval)
-        current = await results.find(record.task_id)
+    async with aclosing(results.follow(record.task_id)) as changes:
+        async for change in changes:
+            yield ServerSentEvent(event=change.status.lower(), data=TaskView.of(change))

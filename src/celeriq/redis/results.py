@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from typing import Any, TypeVar, cast
 
 from redis.asyncio import Redis
@@ -19,6 +20,7 @@ from celeriq.redis.scripts import Scripts
 R = TypeVar("R")
 
 DAY = 86_400
+LOOK_AGAIN = 5.0
 
 
 class RedisResults(RedisAsyncResultBackend[R]):
@@ -44,6 +46,25 @@ class RedisResults(RedisAsyncResultBackend[R]):
         """The record of `task_id`, or None: never sent, not started yet, or expired (ST-02)."""
         stored = await self._client.get(self.keys.record(task_id))
         return record.decode(stored) if stored is not None else None
+
+    async def follow(self, task_id: str) -> AsyncGenerator[Record]:
+        """The record as it is, then every change of it as it is told, until the task has ended.
+
+        What is told while a connection is down is missed, so the record is looked at again every few seconds.
+        """
+        client: Any = self._client  # pub/sub is not typed in redis-py
+        async with client.pubsub() as told:
+            await told.subscribe(self.keys.record(task_id))
+            last: Record | None = None
+            current = await self.find(task_id)
+            while True:
+                if current is not None and current != last:
+                    yield current
+                    last = current
+                if current is not None and current.ready:
+                    return
+                message = await told.get_message(ignore_subscribe_messages=True, timeout=LOOK_AGAIN)
+                current = record.decode(message["data"]) if message else await self.find(task_id)
 
     async def set_result(self, task_id: str, result: TaskiqResult[R]) -> None:
         """Called by Taskiq's receiver: settles the attempt that runs, or stores a result made elsewhere."""

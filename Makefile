@@ -18,7 +18,7 @@ demo: $(STAMP)  ## start everything, ingest a PDF, stay up (ONCE=1: exit when do
 test: $(STAMP)  ## run the whole suite on its own PostgreSQL and Valkey (TESTS=path picks)
 	$(BIN)/python -m pytest -n auto --dist worksteal $(TESTS)
 
-check: $(STAMP)  ## format, lint, types, imports, lock: changes nothing
+check: $(STAMP)  ## format, lint, types, imports: changes nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports

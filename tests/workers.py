@@ -7,19 +7,24 @@ from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
+from taskiq.acks import AcknowledgeType
 from taskiq.receiver import Receiver
 
 from celeriq import RedisBroker
 
 
 @asynccontextmanager
-async def running(broker: RedisBroker, *, slots: int = 20) -> AsyncGenerator[RedisBroker]:
+async def running(
+    broker: RedisBroker, *, slots: int = 20, acknowledge: AcknowledgeType | None = None
+) -> AsyncGenerator[RedisBroker]:
     """The broker, started as a worker's and fetching; at the end it waits for what runs."""
     broker.is_worker_process = True
     await broker.startup()
     stop = asyncio.Event()
     with ThreadPoolExecutor() as threads:
-        receiver = Receiver(broker, threads, max_async_tasks=slots, run_startup=False, wait_tasks_timeout=10)
+        receiver = Receiver(
+            broker, threads, max_async_tasks=slots, ack_type=acknowledge, run_startup=False, wait_tasks_timeout=10
+        )
         listening = asyncio.create_task(receiver.listen(stop))
         try:
             yield broker

@@ -55,6 +55,7 @@ class Attempt:
     started: float = field(default_factory=monotonic)
     outcome: Outcome | None = None
     result: record.Record | None = None
+    begun: bool = False
     committed: bool = False
     acknowledged: bool = False
     """Taken off the queue before the body ran (`acks_late=False`)."""
@@ -85,6 +86,7 @@ class Attempt:
 
     async def run(self, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the steps; what is returned or raised tells Taskiq's receiver what the outcome was."""
+        self.begun = True
         try:
             value = await self._perform(definition, args, kwargs)
         except asyncio.CancelledError:

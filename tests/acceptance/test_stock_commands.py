@@ -14,6 +14,15 @@ from tests.app.fixtures import ended, pdf, upload
 from tests.processes import Process
 from tests.waiting import wait_for
 
+EVERY_SECOND = """
+from broker import broker
+from celeriq import Record
+from tasks.articles import run_article_pipeline
+
+@broker.task(name="every_second", schedule=[{"interval": 1}])
+async def every_second():
+    published = await run_article_pipeline.kicker().with_task_id("every-second").kiq()
+"""
 SENTENCE = "The ferry to the northern islands leaves from the old harbour."
 
 
@@ -25,11 +34,17 @@ async def test_the_stock_worker_runs_what_the_api_sends(start: Start, api: Async
     assert hit["text"] == SENTENCE
 
 
-async def test_the_stock_scheduler_sends_what_is_periodic(
-    start: Start, redis: Redis, namespace: str, tmp_path: Path
-) -> None:
-    scheduler = start(processes.SCHEDULER)
-    await wait_for(lambda: "Starting scheduler" in scheduler.output(), within=60)
+async def test_the_stock_scheduler_sends_what_is_periodic(start: Start, api: AsyncClient, tmp_path: Path) -> None:
+    """What the application schedules comes every ten minutes; beside it, a task of this test's own every second."""
+    (tmp_path / "every_second.py").write_text(EVERY_SECOND)
+    start((*processes.WORKER[:4], "every_second", "--workers", "1"), PYTHONPATH=str(tmp_path))
+    scheduler = start((*processes.SCHEDULER, "every_second", "--update-interval", "1"), PYTHONPATH=str(tmp_path))
+
+    async def published() -> bool:
+        answer = await api.get("/tasks/every-second")
+        return answer.is_success and answer.json()["state"] == "SUCCESS"
+
+    await wait_for(published, within=60)
     assert scheduler.stop() in {0, -15}
 
 

@@ -12,6 +12,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from taskiq import TaskiqMiddleware, TaskiqResult
+from taskiq.acks import AcknowledgeType
 from taskiq_redis.exceptions import ResultIsMissingError
 
 from celeriq import Record, RedisBroker, RedisResults
@@ -415,3 +416,46 @@ async def test_the_messages_of_a_dead_worker_are_taken_over_one_after_another(
     async with running(broker):
         await wait_for(lambda: len(runs) == 50, within=10)
     assert sorted(runs) == list(range(50))
+
+
+async def test_a_dead_workers_message_is_found_behind_those_of_living_ones(
+    make_broker: MakeBroker, redis: Redis
+) -> None:
+    """XAUTOCLAIM looks at the first entries only, and begins anew at each call (W10)."""
+    living, other = make_broker(lease=0.5), make_broker(lease=0.5)
+    finish = asyncio.Event()
+    for broker in (living, other):
+
+        @broker.task(name="wait")
+        async def wait() -> None:
+            await finish.wait()
+
+        @broker.task(name="orphan")
+        async def orphan() -> str:
+            return "adopted"
+
+    async with running(living, slots=30):
+        waiting = [await living.find_task("wait").kicker().kiq() for _ in range(30)]  # type: ignore[union-attr]
+        await wait_for(lambda: len(living._held) == 30)
+        sent = await living.find_task("orphan").kicker().kiq()  # type: ignore[union-attr]
+        await redis.xreadgroup("celeriq", "dead-worker", {living.keys.queue("default"): ">"}, count=1)
+        async with running(other):
+            assert (await outcome(sent)).return_value == "adopted"
+        finish.set()
+        for task in waiting:
+            await outcome(task)
+
+
+@pytest.mark.parametrize("acknowledge", list(AcknowledgeType)[:3])
+async def test_a_time_limit_settles_whenever_taskiq_acknowledges(
+    make_broker: MakeBroker, acknowledge: AcknowledgeType
+) -> None:
+    broker = make_broker()
+
+    @broker.task(labels={"timeout": 0.1})
+    async def endless() -> None:
+        await asyncio.Event().wait()
+
+    async with running(broker, acknowledge=acknowledge):
+        assert isinstance((await outcome(await endless.kiq())).error, TimeoutError)
+        assert await depth(broker) == 0

@@ -11,7 +11,7 @@ import pytest
 from taskiq import TaskiqResult
 from taskiq.depends.progress_tracker import TaskProgress
 
-from celeriq import CurrentTask, Record, RedisResults, injected
+from celeriq import CurrentTask, Record, RedisResults, UnsupportedOptionError, injected
 from celeriq.embedded import Services
 from tests.integration.conftest import MakeBroker
 from tests.workers import running
@@ -86,3 +86,10 @@ async def test_taskiqs_own_progress_is_the_same_record(results: RedisResults[Any
     told = await results.get_progress("t")
     assert told is not None
     assert told.meta == {"current": 1}
+
+
+@pytest.mark.parametrize("option", ["keep_results", "result_ex_time", "result_px_time", "serializer", "prefix_str"])
+def test_an_inherited_option_is_refused_with_its_reason(services: Services, option: str) -> None:
+    inherited: dict[str, Any] = {option: 1}
+    with pytest.raises(UnsupportedOptionError, match=f"refuses '{option}': "):
+        RedisResults(services.redis_url, **inherited)

@@ -13,6 +13,7 @@ from taskiq_redis.exceptions import ResultIsMissingError
 
 from celeriq import record
 from celeriq.attempt import Attempt
+from celeriq.errors import UnsupportedOptionError
 from celeriq.record import Record
 from celeriq.redis.keys import Keys
 from celeriq.redis.scripts import Scripts
@@ -23,11 +24,23 @@ DAY = 86_400
 LOOK_AGAIN = 5.0
 
 
+REFUSED = {
+    "keep_results": "a result is kept until it expires, for whoever else waits for it",
+    "result_ex_time": "say expires=seconds",
+    "result_px_time": "say expires=seconds",
+    "serializer": "records are JSON in Celery's shape",
+    "prefix_str": "say namespace=",
+}
+"""Options of `RedisAsyncResultBackend` that are refused, with the reason or the remedy."""
+
+
 class RedisResults(RedisAsyncResultBackend[R]):
     """The result backend of a `RedisBroker`. Never pickle: who can write to Redis must not run code here."""
 
     def __init__(self, url: str, *, namespace: str = "celeriq", expires: float = DAY, **connection: Any) -> None:
         """`expires`: seconds that a record is kept, counted anew at every write (ST-05)."""
+        for option in connection.keys() & REFUSED.keys():
+            raise UnsupportedOptionError(f"RedisResults refuses {option!r}: {REFUSED[option]}")
         super().__init__(url, **connection)
         self.keys = Keys(namespace)
         self.milliseconds = max(1, round(expires * 1000))

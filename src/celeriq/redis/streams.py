@@ -263,17 +263,24 @@ class RedisBroker(RedisStreamBroker):
         ]
 
     async def _take_over(self) -> list[Delivery]:
-        """Entries whose worker has not renewed them for a whole lease."""
+        """One entry of each queue whose worker has not renewed it for a whole lease."""
         taken: list[Delivery] = []
         for queue in self._reads():
             await self._declare(queue)
-            answer = await self._client.xautoclaim(
-                self.keys.queue(queue), GROUP, self.consumer_name, min_idle_time=round(self.lease * 1000), count=1
-            )
-            taken += _deliveries(queue, answer[1])
+            taken += _deliveries(queue, await self._claim_one(self.keys.queue(queue)))
         # Our own are among them when this loop was blocked for longer than a lease: they still run.
         held = {(delivery.queue, delivery.entry_id) for delivery in self._held}
         return [delivery for delivery in taken if (delivery.queue, delivery.entry_id) not in held]
+
+    async def _claim_one(self, stream: str) -> Any:
+        """XAUTOCLAIM looks at a few entries per call: the cursor leads past those of living workers."""
+        cursor: Any = b"0-0"
+        while True:
+            cursor, entries, _ = await self._client.xautoclaim(
+                stream, GROUP, self.consumer_name, round(self.lease * 1000), start_id=cursor, count=1
+            )
+            if entries or cursor == b"0-0":
+                return entries
 
     async def _keep_alive(self) -> None:
         """Renew what is held, and move what is due. It also wakes the loop often enough for signals to be seen."""
@@ -382,10 +389,18 @@ class RedisBroker(RedisStreamBroker):
             await self._bury(delivery, "undecodable: not a celeriq message")
         elif attempt.outcome is not None:
             await self.settle(attempt)
+        elif attempt.begun:
+            await self._acknowledge_cancelled(attempt)
         elif self.find_task(attempt.message.task_name) is None:
             await self._bury(delivery, f"unknown task {attempt.message.task_name!r}: no module here registers it")
         else:
             await self._acknowledge_early(attempt)
+
+    async def _acknowledge_cancelled(self, attempt: Attempt) -> None:
+        """Leave the decision to `set_result`, which comes later and knows why; a foreign one would not tell us."""
+        if not isinstance(self.result_backend, RedisResults):
+            attempt.end_from_outside(asyncio.CancelledError())
+            await self.settle(attempt)
 
     async def _acknowledge_early(self, attempt: Attempt) -> None:
         queue = self.keys.queue(attempt.delivery.queue)

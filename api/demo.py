@@ -40,7 +40,8 @@ class DemoError(Exception):
 
 def main() -> int:
     arguments = read_arguments()
-    signal.signal(signal.SIGTERM, end)
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT, too: a shell's background job would ignore it
+        signal.signal(number, end)
     try:
         with ExitStack() as stack:
             run(stack, arguments)

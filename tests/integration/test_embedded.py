@@ -32,6 +32,7 @@ def end(number, frame):
     raise SystemExit
 
 signal.signal(signal.SIGTERM, end)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with embedded.services(Path(sys.argv[1])) as running:
     print(json.dumps(dataclasses.asdict(running)), flush=True)
     signal.pause()

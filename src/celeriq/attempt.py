@@ -31,6 +31,11 @@ class Delivery(bytes):
     queue: str
     entry_id: bytes
 
+    @property
+    def place(self) -> tuple[str, bytes]:
+        """What tells it from another delivery of the same bytes."""
+        return self.queue, self.entry_id
+
 
 class Engine(Protocol):
     """What an attempt needs of its broker."""

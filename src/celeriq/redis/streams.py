@@ -103,7 +103,7 @@ class RedisBroker(RedisStreamBroker):
         self._client = Redis(connection_pool=self.connection_pool)
         self._scripts = Scripts(self._client)
         self._declared: set[str] = set()
-        self._held: set[Delivery] = set()
+        self._held: set[tuple[str, bytes]] = set()
         self._resources = AsyncExitStack()
         self._keeper: asyncio.Task[None] | None = None
         self._settling: set[asyncio.Task[None]] = set()
@@ -245,7 +245,7 @@ class RedisBroker(RedisStreamBroker):
             if not deliveries and _cancellation_was_swallowed():
                 raise asyncio.CancelledError
             # Held from now on, for those at the end may wait for a free slot.
-            self._held.update(deliveries)
+            self._held.update(delivery.place for delivery in deliveries)
             for delivery in deliveries:
                 yield AckableMessage(data=delivery, ack=partial(self._acknowledge, delivery))
 
@@ -269,8 +269,7 @@ class RedisBroker(RedisStreamBroker):
             await self._declare(queue)
             taken += _deliveries(queue, await self._claim_one(self.keys.queue(queue)))
         # Our own are among them when this loop was blocked for longer than a lease: they still run.
-        held = {(delivery.queue, delivery.entry_id) for delivery in self._held}
-        return [delivery for delivery in taken if (delivery.queue, delivery.entry_id) not in held]
+        return [delivery for delivery in taken if delivery.place not in self._held]
 
     async def _claim_one(self, stream: str) -> Any:
         """XAUTOCLAIM looks at a few entries per call: the cursor leads past those of living workers."""
@@ -301,7 +300,7 @@ class RedisBroker(RedisStreamBroker):
 
     async def _renew(self) -> None:
         for queue in self._reads():
-            if held := [delivery.entry_id for delivery in self._held if delivery.queue == queue]:
+            if held := [entry_id for held_in, entry_id in self._held if held_in == queue]:
                 await self._scripts.renew(keys=[self.keys.queue(queue)], args=[GROUP, self.consumer_name, *held])
 
     # -- the attempt -----------------------------------------------------------------------------------------------
@@ -331,7 +330,7 @@ class RedisBroker(RedisStreamBroker):
     def _after_receiver(self, attempt: Attempt) -> None:
         """The receiver is done. If somebody's hook raised, nothing was settled: do it from what is recorded."""
         if attempt.outcome is None or isinstance(attempt.outcome, Released):
-            self._held.discard(attempt.delivery)
+            self._held.discard(attempt.delivery.place)
         elif not attempt.settled:
             settling = asyncio.get_running_loop().create_task(self.settle(attempt))
             self._settling.add(settling)
@@ -356,7 +355,7 @@ class RedisBroker(RedisStreamBroker):
                 attempt.message.task_id,
             )
         attempt.settled = True
-        self._held.discard(attempt.delivery)
+        self._held.discard(attempt.delivery.place)
 
     async def _run_settlement(self, attempt: Attempt) -> bool:
         delivery, outcome, results = attempt.delivery, attempt.outcome, self.result_backend
@@ -417,7 +416,7 @@ class RedisBroker(RedisStreamBroker):
             keys=[self.keys.queue(delivery.queue), self.keys.dead(delivery.queue)],
             args=[GROUP, delivery.entry_id, bytes(delivery), reason],
         )
-        self._held.discard(delivery)
+        self._held.discard(delivery.place)
 
 
 async def _persistently(write: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -17,8 +17,10 @@ class Pool(Protocol):
     def engine_options(self) -> dict[str, Any]: ...
 
 
-# PostgreSQL's default assumes spinning disks; with it the planner reads all of a small table instead of its HNSW index.
-PLANNER = {"random_page_cost": "1.1"}
+# The default for disks that spin makes the planner read all of a small table instead of its HNSW index. And of the
+# default's 40 candidates so many have no word of the question that in 4 of 70 indexes the one right chunk was missed; of
+# 100 candidates in none.
+SEARCH = {"random_page_cost": "1.1", "hnsw.ef_search": "120"}
 
 
 @asynccontextmanager
@@ -26,7 +28,7 @@ async def open_sessions(pool: Pool) -> AsyncGenerator[async_sessionmaker[AsyncSe
     settings = DatabaseSettings()
     engine = create_async_engine(
         settings.url,
-        connect_args={"server_settings": {"application_name": settings.application_name, **PLANNER}},
+        connect_args={"server_settings": {"application_name": settings.application_name, **SEARCH}},
         **pool.engine_options(),
     )
     try:

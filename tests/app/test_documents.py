@@ -229,6 +229,7 @@ async def test_search_finds_a_passage_among_a_thousand_by_the_index(client: Asyn
     await databases.execute(database_url, "analyze")
     async with open_sessions(PoolAdvice()) as sessions, sessions() as session:
         search = nearest([1.0] * DIMENSIONS, 5).compile(session.get_bind(), compile_kwargs={"literal_binds": True})
+        assert await session.scalar(text("show hnsw.ef_search")) == "120"
         plan = [line for (line,) in await session.execute(text(f"explain {search}"))]
     assert any("Index Scan using ix_chunks_embedding" in line for line in plan), plan
 

@@ -30,6 +30,10 @@ class Delivery(bytes):
 
     queue: str
     entry_id: bytes
+    worker: str
+    """Who took it, and alone may settle it."""
+    crashes: int
+    """Workers that died while they held it."""
 
     @property
     def place(self) -> tuple[str, bytes]:

@@ -4,6 +4,8 @@
     ├── TaskDefinitionError      a task cannot be registered as it is written
     │   └── UnknownOptionError   an option that nothing reads
     ├── EncodeError              a value that cannot be stored as JSON
+    ├── NotRegistered            the outcome of a task that no module here registers
+    ├── WorkerLostError          the outcome of a task whose workers died again and again
     ├── SessionsMissingError     a session was asked for, but nobody said where sessions come from
     └── UnsupportedOptionError   an inherited broker option whose meaning would lose or double work
 
@@ -31,6 +33,14 @@ class UnsupportedOptionError(CeleriqError, ValueError):
 
 class EncodeError(CeleriqError, TypeError):
     """A value that JSON cannot hold (ST-12)."""
+
+
+class NotRegistered(CeleriqError, KeyError):  # noqa: N818 - Celery's name, which is stored and looked for
+    """A task of this name was asked for, and no module of the worker registers it (ST-20)."""
+
+
+class WorkerLostError(CeleriqError):
+    """Too many workers died while they ran this task (ACK-04)."""
 
 
 class SessionsMissingError(CeleriqError, RuntimeError):

@@ -12,6 +12,7 @@ from api.main import app
 from api.routes.tasks import results
 from broker import broker
 from celeriq.redis.keys import Keys
+from celeriq.redis.queues import Queues
 from tasks.compute import compute, on_shutdown
 from tests.waiting import wait_for
 from tests.workers import running
@@ -35,7 +36,7 @@ async def client(
     monkeypatch.setattr(broker, "keys", Keys(namespace))
     monkeypatch.setattr(results, "keys", Keys(namespace))
     monkeypatch.setattr(broker, "is_worker_process", True)
-    monkeypatch.setattr(broker, "_declared", set())
+    monkeypatch.setattr(broker, "queues", Queues(broker._client, Keys(namespace), broker._scripts, broker._reads))
     async with (
         running(broker),
         AsyncClient(transport=ASGITransport(app), base_url="http://test", timeout=60) as client,

@@ -258,7 +258,7 @@ async def test_the_late_settlement_of_a_worker_given_up_for_dead_writes_nothing(
         [entry] = await redis.xpending_range(queue, "celeriq", "-", "+", 1)
         await redis.xclaim(queue, "celeriq", "another", 0, [entry["message_id"]])
         finish.set()
-        await wait_for(lambda: not broker._held)
+        await wait_for(lambda: not broker.queues.held)
         assert await redis.get(broker.keys.record(sent.task_id)) is None
         assert (await redis.xpending(queue, "celeriq"))["pending"] == 1
 
@@ -281,7 +281,7 @@ async def test_a_hook_that_raises_cannot_keep_a_finished_task_from_being_settled
 
     async with running(broker):
         assert (await outcome(await fine.kiq())).return_value == "fine"
-        await wait_for(lambda: not broker._held)
+        await wait_for(lambda: not broker.queues.held)
         assert await depth(broker) == 0
 
 
@@ -350,9 +350,9 @@ async def test_a_time_limit_of_taskiqs_fails_the_task(make_broker: MakeBroker) -
         assert await depth(broker) == 0
 
 
-async def test_messages_that_wait_for_a_slot_are_kept_from_other_workers(make_broker: MakeBroker) -> None:
-    """One read may bring an entry of each queue; those that wait are held, too."""
-    first, second = make_broker(lease=0.4, queues=["a", "b", "c"]), make_broker(lease=0.4, queues=["a", "b", "c"])
+async def test_a_worker_takes_no_more_than_it_has_slots_for(make_broker: MakeBroker) -> None:
+    """What one worker hoards, an idle one could run (W5)."""
+    first, second = make_broker(queues=["a", "b", "c"]), make_broker(queues=["a", "b", "c"])
     runs: list[str] = []
     finish = asyncio.Event()
     for broker in (first, second):
@@ -364,40 +364,14 @@ async def test_messages_that_wait_for_a_slot_are_kept_from_other_workers(make_br
 
     kicker = first.find_task("slow").kicker  # type: ignore[union-attr]
     sent = [await kicker().with_labels(queue=name).kiq(name) for name in "abc"]
-    loop = asyncio.get_running_loop()
     async with running(first, slots=1):
-        await wait_for(lambda: len(first._held) == 3)
+        await wait_for(lambda: len(runs) == 1)
         async with running(second):
-            three_leases = loop.time() + 3 * 0.4
-            await wait_for(lambda: loop.time() > three_leases)
+            await wait_for(lambda: len(runs) == 3)
             finish.set()
             for task in sent:
                 await outcome(task)
     assert sorted(runs) == ["a", "b", "c"]
-
-
-async def test_a_worker_does_not_take_over_what_it_runs_itself(make_broker: MakeBroker, redis: Redis) -> None:
-    """After its loop was blocked for longer than a lease, its own entries look like a dead worker's."""
-    broker = make_broker(lease=60)
-    started, finish = asyncio.Event(), asyncio.Event()
-
-    @broker.task
-    async def blocked() -> None:
-        started.set()
-        await finish.wait()
-
-    async with running(broker):
-        sent = await blocked.kiq()
-        await started.wait()
-        queue = broker.keys.queue("default")
-        [entry] = await redis.xpending_range(queue, "celeriq", "-", "+", 1)
-        hour = 3_600_000
-        await redis.xclaim(
-            queue, "celeriq", broker.consumer_name, 0, [entry["message_id"]], idle=hour, retrycount=1, justid=True
-        )
-        assert await broker._take_over() == []
-        finish.set()
-        await outcome(sent)
 
 
 async def test_the_messages_of_a_dead_worker_are_taken_over_one_after_another(
@@ -414,7 +388,7 @@ async def test_the_messages_of_a_dead_worker_are_taken_over_one_after_another(
         await orphan.kiq(number)
     await redis.xreadgroup("celeriq", "dead-worker", {broker.keys.queue("default"): ">"}, count=50)
     async with running(broker):
-        await wait_for(lambda: len(runs) == 50, within=10)
+        await wait_for(lambda: len(runs) == 50, within=30)
     assert sorted(runs) == list(range(50))
 
 
@@ -436,7 +410,7 @@ async def test_a_dead_workers_message_is_found_behind_those_of_living_ones(
 
     async with running(living, slots=30):
         waiting = [await living.find_task("wait").kicker().kiq() for _ in range(30)]  # type: ignore[union-attr]
-        await wait_for(lambda: len(living._held) == 30)
+        await wait_for(lambda: len(living.queues.held) == 30)
         sent = await living.find_task("orphan").kicker().kiq()  # type: ignore[union-attr]
         await redis.xreadgroup("celeriq", "dead-worker", {living.keys.queue("default"): ">"}, count=1)
         async with running(other):

@@ -178,7 +178,7 @@ async def test_a_stopped_worker_rolls_back_and_another_runs_the_task(
         sent = await task.kiq()
         await started.wait()
         cancel_running_attempts()
-        await wait_for(lambda: not first._held)
+        await wait_for(lambda: not first.queues.held)
     assert await rows(database_url) == 0
 
     second = make_broker(lease=0.5).with_sessions(open_sessions)
@@ -213,7 +213,7 @@ async def test_cancelling_at_any_instant_around_the_commit_never_tears_state_fro
             for _ in range(instant):
                 await asyncio.sleep(0)
             cancel_running_attempts()
-            await wait_for(lambda: not broker._held)
+            await wait_for(lambda: not broker.queues.held)
         states = [await broker.result_backend.is_result_ready(task_id) for task_id in asked]
         assert await rows(database_url) == sum(states)
         assert await pending(broker) == len(states) - sum(states)

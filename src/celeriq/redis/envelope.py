@@ -33,6 +33,14 @@ class Envelope(msgspec.Struct, kw_only=True):
 _decoder = msgspec.json.Decoder(Envelope)
 
 
+def task_id_of(message: bytes) -> str:
+    """The task id, or '' if this is no envelope."""
+    try:
+        return _decoder.decode(message).id
+    except msgspec.DecodeError:
+        return ""
+
+
 def for_retry(message: bytes) -> bytes:
     """The same message for its next run: same id, one retry more (RETRY-01)."""
     envelope = _decoder.decode(message)

@@ -20,5 +20,13 @@ class Keys:
     def dead(self, queue: str) -> str:
         return f"{{{self.namespace}}}:dead:{queue}"
 
+    @property
+    def beats(self) -> str:
+        return f"{{{self.namespace}}}:beats"
+
+    @property
+    def crashes(self) -> str:
+        return f"{{{self.namespace}}}:crashes"
+
     def record(self, task_id: str) -> str:
         return f"{{{self.namespace}}}:record:{task_id}"

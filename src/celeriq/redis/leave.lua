@@ -1,5 +1,8 @@
--- Deletes a consumer that holds nothing: with pending entries it must stay, for nobody could reach them afterwards.
--- KEYS  1 queue (stream)    ARGV  1 group  2 consumer
-if #redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2]) == 0 then
-  redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
+-- Signs a worker off that holds nothing any more: with pending entries it must stay, for nobody could reach them then.
+-- KEYS  1 beats (hash)  then the streams    ARGV  1 group  2 worker
+for index = 2, #KEYS do
+  if #redis.call('XPENDING', KEYS[index], ARGV[1], '-', '+', 1, ARGV[2]) > 0 then return 0 end
 end
+for index = 2, #KEYS do redis.call('XGROUP', 'DELCONSUMER', KEYS[index], ARGV[1], ARGV[2]) end
+redis.call('HDEL', KEYS[1], ARGV[2])
+return 1

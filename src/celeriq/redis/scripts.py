@@ -17,9 +17,8 @@ class Scripts:
     """Every script of this package, bound to one client."""
 
     def __init__(self, client: Redis) -> None:
+        self.fetch = client.register_script(SOURCES["fetch"])
         self.settle = client.register_script(SOURCES["settle"])
         self.store = client.register_script(SOURCES["store"])
-        self.renew = client.register_script(SOURCES["renew"])
-        self.due = client.register_script(SOURCES["due"])
+        self.release = client.register_script(SOURCES["release"])
         self.leave = client.register_script(SOURCES["leave"])
-        self.dead = client.register_script(SOURCES["dead"])

@@ -1,8 +1,4 @@
-"""The broker: Redis streams with one consumer group per queue.
-
-Fetching and settling are deliberately plain here: one entry at a time, one script per settlement, and a living worker
-keeps its entries by claiming them again on a timer.
-"""
+"""The broker: Redis streams with one consumer group per queue."""
 
 from __future__ import annotations
 
@@ -14,27 +10,29 @@ import socket
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any, ParamSpec, TypeVar, cast, overload
+from typing import Any, ParamSpec, TypeVar, overload
 from uuid import uuid4
 
+from redis import Redis as SyncRedis
 from redis.asyncio import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncSession
 from taskiq import AckableMessage, AsyncResultBackend, BrokerMessage
 from taskiq_redis import RedisStreamBroker
 
 from celeriq import record
 from celeriq.attempt import Attempt, Delivery
-from celeriq.errors import SessionsMissingError, UnsupportedOptionError
+from celeriq.errors import EncodeError, NotRegistered, SessionsMissingError, UnsupportedOptionError, WorkerLostError
 from celeriq.options import read_options
-from celeriq.outcome import Released, Retrying
+from celeriq.outcome import Released
 from celeriq.record import Record
-from celeriq.redis.envelope import EnvelopeFormatter, for_retry
+from celeriq.redis.envelope import EnvelopeFormatter, task_id_of
 from celeriq.redis.keys import Keys
+from celeriq.redis.lease import Lease, patient_client
+from celeriq.redis.queues import GROUP, LONGEST_SLEEP, RELEASED, Queues, cancellation_was_swallowed
 from celeriq.redis.results import RedisResults
-from celeriq.redis.scripts import Scripts
+from celeriq.redis.scripts import SOURCES, Scripts
+from celeriq.redis.settlement import Ending, ending_of, persistently, settle
 from celeriq.session import OpenSessions, PoolAdvice, Sessions
 from celeriq.task import Task
 
@@ -42,13 +40,6 @@ logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
-T = TypeVar("T")
-
-GROUP = "celeriq"
-DELAYED_PER_TURN = 500
-TURN = 0.2
-"""Seconds between two looks at the delayed messages, and the longest sleep that a stop has to wait for."""
-
 REFUSED = {
     "queue_name": "say default_queue=",
     "maxlen": "it would drop messages that nobody has read",
@@ -71,6 +62,7 @@ class RedisBroker(RedisStreamBroker):
     """Tasks over Redis or Valkey: sent, delivered and settled.
 
     `lease`: seconds after which the messages of a worker that gives no sign of life run elsewhere.
+    `max_crashes`: how many workers may die while they run a message, before it is a dead letter.
     `queues`: what a worker reads; by default the default queue and the queues of all registered tasks.
     """
 
@@ -84,14 +76,18 @@ class RedisBroker(RedisStreamBroker):
         default_queue: str = "default",
         queues: Iterable[str] | None = None,
         lease: float = 30.0,
+        max_crashes: int = 3,
         **connection: Any,
     ) -> None:
         for option in connection.keys() & REFUSED.keys():
             raise UnsupportedOptionError(f"RedisBroker refuses {option!r}: {REFUSED[option]}")
         super().__init__(url, queue_name=default_queue, consumer_group_name=GROUP, consumer_id="0", **connection)
         self.keys = Keys(namespace)
-        self.lease = lease
-        self.consumer_name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
+        self.lease_seconds = lease
+        self.max_crashes = max_crashes
+        self.lease: Lease | None = None
+        self._url = url
+        self._client_options = dict(connection)
         self.decorator_class = Task
         self.formatter = EnvelopeFormatter(self)
         self.result_backend = RedisResults[Any](url, namespace=namespace, **connection)
@@ -102,8 +98,9 @@ class RedisBroker(RedisStreamBroker):
         # taskiq-redis builds a client per call, which costs more than the call.
         self._client = Redis(connection_pool=self.connection_pool)
         self._scripts = Scripts(self._client)
-        self._declared: set[str] = set()
-        self._held: set[tuple[str, bytes]] = set()
+        self.queues = Queues(self._client, self.keys, self._scripts, self._reads)
+        self._attempts: set[asyncio.Task[Any]] = set()
+        self._lapses = 0
         self._resources = AsyncExitStack()
         self._keeper: asyncio.Task[None] | None = None
         self._settling: set[asyncio.Task[None]] = set()
@@ -169,8 +166,38 @@ class RedisBroker(RedisStreamBroker):
             self._sessions = await self._resources.enter_async_context(self._open_sessions(self._pool))
         await super().startup()
         if self.is_worker_process:
-            self._keeper = asyncio.create_task(self._keep_alive())
+            await self._begin_lease()
+            self._keeper = asyncio.create_task(self._keep())
             _wake_on_signals()
+
+    async def _begin_lease(self) -> None:
+        # After the fork, and before the first message: whoever holds one has beaten.
+        self.queues.worker = self.consumer_name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
+        self._client_options.setdefault("socket_timeout", max(1.0, self.lease_seconds / 2))
+        self.lease = Lease(
+            partial(patient_client, self._url, **self._client_options),
+            self.keys,
+            self.lease_seconds,
+            self._holders,
+            self._recover,
+        )
+        await self._client.hincrby(self.keys.beats, self.consumer_name, 1)
+        self._lapses = 0
+        self.lease.begin(self.consumer_name)
+        self.lease.start()
+
+    def _holders(self, client: SyncRedis) -> set[str]:
+        """Who holds messages of our queues; called in the lease's thread."""
+        holders: set[str] = set()
+        for stream in self.queues.streams():
+            consumers: Any = client.xinfo_consumers(stream, GROUP)
+            holders |= {consumer["name"].decode() for consumer in consumers if consumer["pending"]}
+        return holders - {RELEASED}
+
+    def _recover(self, client: SyncRedis, worker: str, beat: str) -> None:
+        """Hand back what a dead worker holds; called in the lease's thread."""
+        release = client.register_script(SOURCES["release"])
+        release(keys=[self.keys.beats, self.keys.crashes, *self.queues.streams()], args=[GROUP, worker, beat])
 
     async def shutdown(self) -> None:
         if self._keeper is not None:
@@ -178,42 +205,54 @@ class RedisBroker(RedisStreamBroker):
             await asyncio.wait([self._keeper])
         # Settlements that a broken hook left to us are brought to their end.
         await asyncio.gather(*self._settling, return_exceptions=True)
-        if self.is_worker_process:
+        if self.lease is not None:
+            await asyncio.to_thread(self.lease.stop)
             await self._leave()
+            self.lease = None
         await super().shutdown()
         # Last, for the handlers that super() calls may want a session.
         self._sessions = None
         await self._resources.aclose()
 
     async def _leave(self) -> None:
-        for queue in self._reads():
-            try:
-                await self._scripts.leave(keys=[self.keys.queue(queue)], args=[GROUP, self.consumer_name])
-            except RedisError as error:
-                logger.warning("could not sign off from queue %r: %s", queue, error)
+        try:
+            await self.queues.hand_back_all()
+        except (RedisError, OSError) as error:
+            logger.warning("could not sign off: others take over after the lease: %s", error)
+
+    async def _keep(self) -> None:
+        """Give up what may have been taken over, and hand back what got lost. It also wakes the loop for signals."""
+        loop = asyncio.get_running_loop()
+        next_look = loop.time() + self.lease_seconds
+        while not cancellation_was_swallowed():
+            await asyncio.sleep(LONGEST_SLEEP)
+            if self.lease is not None and (self.lease.lost or self._lapses != self.lease.lapses):
+                self._lapses = self.lease.lapses
+                self._give_up()
+            if loop.time() >= next_look and not self.queues.reading:
+                next_look = loop.time() + self.lease_seconds
+                try:
+                    await self.queues.reconcile()
+                except (RedisError, OSError) as error:
+                    logger.debug("not reconciled: %s", error)
+
+    def _give_up(self) -> None:
+        """Nobody knows that this worker lives: its messages may run elsewhere by now."""
+        for task in list(self._attempts):
+            if not task.cancelling():
+                logger.warning("no beat reached Redis for a lease: a running task is given up")
+                task.cancel()
 
     # -- sending ---------------------------------------------------------------------------------------------------
 
     async def kick(self, message: BrokerMessage) -> None:
         queue = str(message.labels.get("queue", self.queue_name))
-        await self._declare(queue)
+        await self.queues.declare(queue)
         await self._client.xadd(self.keys.queue(queue), {"data": message.message})
 
     async def _declare_consumer_group(self) -> None:
         """Called by `RedisStreamBroker.startup()`."""
-        for queue in self._reads():
-            await self._declare(queue)
-
-    async def _declare(self, queue: str) -> None:
-        """The group begins at 0 and exists from the first send on: nothing is too early to be delivered."""
-        if queue in self._declared:
-            return
-        try:
-            await self._client.xgroup_create(self.keys.queue(queue), GROUP, id="0", mkstream=True)
-        except ResponseError as error:
-            if "BUSYGROUP" not in str(error):
-                raise
-        self._declared.add(queue)
+        await self.queues.declare_all()
 
     def _reads(self) -> frozenset[str]:
         if self._queues is not None:
@@ -222,86 +261,33 @@ class RedisBroker(RedisStreamBroker):
 
     # -- receiving -------------------------------------------------------------------------------------------------
 
+    def _may_take(self) -> bool:
+        """Not while others may have given this worker up, until what it ran then is given up, too."""
+        return self.lease is not None and not self.lease.lost and self._lapses == self.lease.lapses
+
     async def listen(self) -> AsyncGenerator[AckableMessage, None]:
         """Deliveries, for ever. It never raises: an error would end the worker and cut off its running tasks."""
         pause = 0.1
-        look_for_orphans = 0.0
-        loop = asyncio.get_running_loop()
         while True:
             try:
-                deliveries: list[Delivery] = []
-                if loop.time() >= look_for_orphans:
-                    deliveries = await self._take_over()
-                    # Where there was one there may be more: they are looked for until there are none.
-                    look_for_orphans = loop.time() + (0 if deliveries else self.lease / 3)
-                deliveries = deliveries or await self._read()
+                deliveries = await self.queues.take() if self._may_take() else []
                 pause = 0.1
             except (RedisError, OSError) as error:
                 logger.warning("queue not readable, next try in %.1f s: %s", pause, error)
-                self._declared.clear()
+                self.queues.forget_declared()
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 5.0)
                 continue
-            if not deliveries and _cancellation_was_swallowed():
-                raise asyncio.CancelledError
-            # Held from now on, for those at the end may wait for a free slot.
-            self._held.update(delivery.place for delivery in deliveries)
+            if not deliveries:
+                if cancellation_was_swallowed():
+                    raise asyncio.CancelledError
+                # `take` sleeps by itself, but not while nothing may be taken.
+                await asyncio.sleep(0 if self._may_take() else LONGEST_SLEEP)
             for delivery in deliveries:
-                yield AckableMessage(data=delivery, ack=partial(self._acknowledge, delivery))
-
-    async def _read(self) -> list[Delivery]:
-        for queue in self._reads():
-            await self._declare(queue)
-        streams = {self.keys.queue(queue): queue for queue in self._reads()}
-        fetched = await self._client.xreadgroup(
-            GROUP, self.consumer_name, dict.fromkeys(streams, ">"), count=1, block=round(TURN * 1000)
-        )
-        return [
-            delivery
-            for stream, entries in _pairs(fetched)
-            for delivery in _deliveries(streams[stream.decode()], entries)
-        ]
-
-    async def _take_over(self) -> list[Delivery]:
-        """One entry of each queue whose worker has not renewed it for a whole lease."""
-        taken: list[Delivery] = []
-        for queue in self._reads():
-            await self._declare(queue)
-            taken += _deliveries(queue, await self._claim_one(self.keys.queue(queue)))
-        # Our own are among them when this loop was blocked for longer than a lease: they still run.
-        return [delivery for delivery in taken if delivery.place not in self._held]
-
-    async def _claim_one(self, stream: str) -> Any:
-        """XAUTOCLAIM looks at a few entries per call: the cursor leads past those of living workers."""
-        cursor: Any = b"0-0"
-        while True:
-            cursor, entries, _ = await self._client.xautoclaim(
-                stream, GROUP, self.consumer_name, round(self.lease * 1000), start_id=cursor, count=1
-            )
-            if entries or cursor == b"0-0":
-                return entries
-
-    async def _keep_alive(self) -> None:
-        """Renew what is held, and move what is due. It also wakes the loop often enough for signals to be seen."""
-        loop = asyncio.get_running_loop()
-        next_renewal = loop.time()
-        while not _cancellation_was_swallowed():
-            try:
-                if loop.time() >= next_renewal:
-                    next_renewal = loop.time() + self.lease / 3
-                    await self._renew()
-                for queue in self._reads():
-                    await self._scripts.due(
-                        keys=[self.keys.delayed(queue), self.keys.queue(queue)], args=[DELAYED_PER_TURN]
-                    )
-            except (RedisError, OSError) as error:
-                logger.debug("not renewed: %s", error)
-            await asyncio.sleep(TURN)
-
-    async def _renew(self) -> None:
-        for queue in self._reads():
-            if held := [entry_id for held_in, entry_id in self._held if held_in == queue]:
-                await self._scripts.renew(keys=[self.keys.queue(queue)], args=[GROUP, self.consumer_name, *held])
+                if delivery.crashes >= self.max_crashes:
+                    await self._bury(delivery, WorkerLostError(f"{delivery.crashes} workers died while they ran it"))
+                else:
+                    yield AckableMessage(data=delivery, ack=partial(self._acknowledge, delivery))
 
     # -- the attempt -----------------------------------------------------------------------------------------------
 
@@ -325,16 +311,27 @@ class RedisBroker(RedisStreamBroker):
         attempt.become_current()
         running = asyncio.current_task()
         if running is not None:
-            running.add_done_callback(lambda _: self._after_receiver(attempt))
+            self._attempts.add(running)
+            running.add_done_callback(lambda task: self._after_receiver(task, attempt))
 
-    def _after_receiver(self, attempt: Attempt) -> None:
+    def _after_receiver(self, task: asyncio.Task[Any], attempt: Attempt) -> None:
         """The receiver is done. If somebody's hook raised, nothing was settled: do it from what is recorded."""
+        self._attempts.discard(task)
         if attempt.outcome is None or isinstance(attempt.outcome, Released):
-            self._held.discard(attempt.delivery.place)
+            self._finish_later(self._hand_back(attempt.delivery))
         elif not attempt.settled:
-            settling = asyncio.get_running_loop().create_task(self.settle(attempt))
-            self._settling.add(settling)
-            settling.add_done_callback(self._settling.discard)
+            self._finish_later(self.settle(attempt))
+
+    def _finish_later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+
+    async def _hand_back(self, delivery: Delivery) -> None:
+        try:
+            await self.queues.hand_back(delivery)
+        except (RedisError, OSError) as error:
+            logger.warning("not handed back yet: %s", error)
 
     def new_session(self) -> AsyncSession:
         return self.sessions()
@@ -342,56 +339,42 @@ class RedisBroker(RedisStreamBroker):
     async def store(self, stored: Record) -> None:
         results = self.result_backend
         if isinstance(results, RedisResults):
-            await _persistently(lambda: results.store(stored))
+            await persistently(lambda: results.store(stored))
 
     async def settle(self, attempt: Attempt) -> None:
-        """End the attempt, once. Trying again after a broken connection is safe: the script's fence sees to it."""
+        """End the attempt, once."""
         if attempt.settled or attempt.outcome is None or isinstance(attempt.outcome, Released):
             return
-        if not await _persistently(lambda: self._run_settlement(attempt)):
-            logger.warning(
-                "task %s[%s]: another worker has taken it over; this outcome is not written",
-                attempt.message.task_name,
-                attempt.message.task_id,
-            )
+        if not await self._settle(attempt.delivery, ending_of(attempt)):
+            name, task_id = attempt.message.task_name, attempt.message.task_id
+            logger.warning("task %s[%s]: another worker has taken it over; nothing is written", name, task_id)
         attempt.settled = True
-        self._held.discard(attempt.delivery.place)
 
-    async def _run_settlement(self, attempt: Attempt) -> bool:
-        delivery, outcome, results = attempt.delivery, attempt.outcome, self.result_backend
-        ours = isinstance(results, RedisResults) and attempt.result is not None
-        retry = isinstance(outcome, Retrying)
-        return bool(
-            await self._scripts.settle(
-                keys=[
-                    self.keys.queue(delivery.queue),
-                    self.keys.delayed(delivery.queue),
-                    self.keys.record(attempt.message.task_id),
-                ],
-                args=[
-                    GROUP,
-                    self.consumer_name,
-                    delivery.entry_id,
-                    int(not attempt.acknowledged),
-                    record.encode(attempt.result) if ours else b"",
-                    results.milliseconds if isinstance(results, RedisResults) else 0,
-                    for_retry(delivery) if retry else b"",
-                    round(outcome.delay * 1000) if isinstance(outcome, Retrying) else 0,
-                ],
-            )
-        )
+    async def _settle(self, delivery: Delivery, ending: Ending) -> bool:
+        keep = self.result_backend.milliseconds if isinstance(self.result_backend, RedisResults) else 0
+        written = await settle(self._scripts, self.keys, delivery, ending, keep)
+        self.queues.held.pop(delivery.place, None)
+        return written
+
+    async def _bury(self, delivery: Delivery, error: Exception) -> None:
+        """A message that cannot be run is kept among the dead letters, not destroyed, and its task has failed."""
+        logger.error("dead letter in queue %r: %s", delivery.queue, error)
+        task_id = task_id_of(delivery)
+        failed = record.failure(task_id, error, 0.0) if task_id else None
+        await self._settle(delivery, Ending(task_id, record=failed, dead_because=str(error)))
 
     async def _acknowledge(self, delivery: Delivery) -> None:
         """Called by Taskiq's receiver, and not only when a task has ended."""
         attempt = Attempt.current_or_none()
         if attempt is None or attempt.delivery is not delivery:
-            await self._bury(delivery, "undecodable: not a celeriq message")
+            await self._bury(delivery, EncodeError("undecodable: not a celeriq message"))
         elif attempt.outcome is not None:
             await self.settle(attempt)
         elif attempt.begun:
             await self._acknowledge_cancelled(attempt)
         elif self.find_task(attempt.message.task_name) is None:
-            await self._bury(delivery, f"unknown task {attempt.message.task_name!r}: no module here registers it")
+            name = attempt.message.task_name
+            await self._bury(delivery, NotRegistered(f"unknown task {name!r}: no module here registers it"))
         else:
             await self._acknowledge_early(attempt)
 
@@ -402,56 +385,9 @@ class RedisBroker(RedisStreamBroker):
             await self.settle(attempt)
 
     async def _acknowledge_early(self, attempt: Attempt) -> None:
-        queue = self.keys.queue(attempt.delivery.queue)
-        async with self._client.pipeline(transaction=True) as pipeline:
-            pipeline.xack(queue, GROUP, attempt.delivery.entry_id)
-            pipeline.xdel(queue, attempt.delivery.entry_id)
-            await pipeline.execute()
-        attempt.acknowledged = True
-
-    async def _bury(self, delivery: Delivery, reason: str) -> None:
-        """A message that cannot be run is kept among the dead letters, not destroyed."""
-        logger.error("dead letter in queue %r: %s", delivery.queue, reason)
-        await self._scripts.dead(
-            keys=[self.keys.queue(delivery.queue), self.keys.dead(delivery.queue)],
-            args=[GROUP, delivery.entry_id, bytes(delivery), reason],
+        attempt.acknowledged = await settle(
+            self._scripts, self.keys, attempt.delivery, Ending(attempt.message.task_id), keep=0
         )
-        self._held.discard(delivery.place)
-
-
-async def _persistently(write: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Until Redis has answered: giving up would lose what a task has already committed."""
-    pause = 0.1
-    while True:
-        try:
-            return await write()
-        except (RedisConnectionError, RedisTimeoutError, OSError) as error:
-            logger.warning("Redis away, writing again in %.1f s: %s", pause, error)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 5.0)
-
-
-def _cancellation_was_swallowed() -> bool:
-    """Before Python 3.12 asyncio.wait_for, on which redis-py waits, may lose a cancellation: stops hang (W23)."""
-    running = asyncio.current_task()
-    return running is not None and running.cancelling() > 0
-
-
-def _pairs(fetched: Any) -> Iterable[tuple[bytes, Any]]:
-    """RESP2 answers with a list of pairs, RESP3 with a mapping of lists of entries."""
-    if isinstance(fetched, dict):
-        answer = cast("dict[bytes, list[Any]]", fetched)
-        return [(stream, entries[0]) for stream, entries in answer.items()]
-    return cast("list[tuple[bytes, Any]]", fetched or [])
-
-
-def _deliveries(queue: str, entries: Iterable[tuple[bytes, dict[bytes, bytes] | None]]) -> list[Delivery]:
-    deliveries: list[Delivery] = []
-    for entry_id, fields in entries:
-        delivery = Delivery((fields or {}).get(b"data", b""))
-        delivery.queue, delivery.entry_id = queue, entry_id
-        deliveries.append(delivery)
-    return deliveries
 
 
 def _wake_on_signals() -> None:

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
 from celeriq import PoolAdvice, RedisBroker
-from celeriq.embedded import Services
+from celeriq.embedded import Services, Valkey
 
 MakeBroker = Callable[..., RedisBroker]
 
@@ -39,3 +39,11 @@ def short_folder() -> Iterator[Path]:
     """A folder for sockets, whose paths must be short."""
     with TemporaryDirectory(prefix="celeriq-") as folder:
         yield Path(folder)
+
+
+@pytest.fixture
+def valkey(tmp_path: Path, short_folder: Path) -> Iterator[Valkey]:
+    server = Valkey(tmp_path, short_folder, appendfsync="always")
+    server.start()
+    yield server
+    server.stop()

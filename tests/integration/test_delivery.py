@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -296,14 +294,6 @@ async def test_a_worker_signs_off_so_that_consumers_do_not_pile_up(make_broker: 
     async with running(broker):
         await outcome(await nothing.kiq())
     assert await redis.xinfo_consumers(broker.keys.queue("default"), "celeriq") == []
-
-
-@pytest.fixture
-def valkey(tmp_path: Path, short_folder: Path) -> Iterator[Valkey]:
-    server = Valkey(tmp_path, short_folder, appendfsync="always")
-    server.start()
-    yield server
-    server.stop()
 
 
 async def test_a_worker_outlives_a_restart_of_redis(valkey: Valkey) -> None:

@@ -74,17 +74,18 @@ class Lease(threading.Thread):
 
     def run(self) -> None:
         pause = min(self._seconds / BEATS_PER_LEASE, LONGEST_PAUSE)
-        client = self._client()
+        client: Redis | None = None
         while not self._stopping.wait(pause):
             try:
+                client = client or self._client()
                 self._turn(client)
             except (RedisError, OSError) as error:
                 logger.debug("no beat: %s", error)
                 # What was seen before the connection broke proves nothing any more.
                 self._observed.forget()
-                client.close()
-                client = self._client()
-        client.close()
+                _close(client)
+                client = None
+        _close(client)
 
     def stop(self) -> None:
         self._stopping.set()
@@ -123,6 +124,11 @@ class Observed:
 
     def forget(self) -> None:
         self._seen.clear()
+
+
+def _close(client: Redis | None) -> None:
+    if client is not None:
+        client.close()
 
 
 def patient_client(url: str, **connection: Any) -> Redis:

@@ -20,6 +20,9 @@ GROUP = "celeriq"
 RELEASED = "released"
 """In this name those messages are pending that were handed back."""
 
+MOST_PENDING = 100_000
+"""More than any worker holds."""
+
 LONGEST_SLEEP = 0.1
 """Seconds that an idle worker sleeps at most; a stop, a message handed back and a new delay wait that long for it."""
 
@@ -122,17 +125,32 @@ class Queues:
 
     async def reconcile(self) -> None:
         """Hand back what is pending for this worker though it knows nothing of it: a reply was lost on the wire."""
-        pending: list[tuple[str, bytes]] = []
-        for queue in sorted(self._names()):
-            entries: Any = await self._client.xpending_range(
-                self._keys.queue(queue), GROUP, "-", "+", 1000, consumername=self.worker
-            )
-            pending += [(queue, entry["message_id"]) for entry in entries]
+        pending = await self._pending()
         # Now, and while nothing is being read: whatever did arrive is held.
         strangers = [] if self.reading else [place for place in pending if place not in self.held]
         if strangers:
             logger.warning("%d messages were taken but never arrived here: they are handed back", len(strangers))
             await self._release(strangers)
+
+    async def drop_lost(self) -> set[tuple[str, bytes]]:
+        """Forget, and name, what was held here and has been given to others; to be called after a beat.
+
+        Whoever gives a worker up names the beat that it saw last, so after a new one nothing more can be lost.
+        """
+        before = set(self.held)
+        lost = before - set(await self._pending())
+        for place in lost:
+            self.held.pop(place, None)
+        return lost
+
+    async def _pending(self) -> list[tuple[str, bytes]]:
+        pending: list[tuple[str, bytes]] = []
+        for queue in sorted(self._names()):
+            entries: Any = await self._client.xpending_range(
+                self._keys.queue(queue), GROUP, "-", "+", MOST_PENDING, consumername=self.worker
+            )
+            pending += [(queue, entry["message_id"]) for entry in entries]
+        return pending
 
     async def hand_back_all(self) -> None:
         """At the end: what is still pending runs elsewhere, at once and without a crash being counted."""

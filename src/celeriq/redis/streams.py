@@ -99,8 +99,9 @@ class RedisBroker(RedisStreamBroker):
         self._client = Redis(connection_pool=self.connection_pool)
         self._scripts = Scripts(self._client)
         self.queues = Queues(self._client, self.keys, self._scripts, self._reads)
-        self._attempts: set[asyncio.Task[Any]] = set()
+        self._attempts: dict[asyncio.Task[Any], Attempt] = {}
         self._lapses = 0
+        self._next_look = 0.0
         self._resources = AsyncExitStack()
         self._keeper: asyncio.Task[None] | None = None
         self._settling: set[asyncio.Task[None]] = set()
@@ -222,26 +223,33 @@ class RedisBroker(RedisStreamBroker):
 
     async def _keep(self) -> None:
         """Give up what may have been taken over, and hand back what got lost. It also wakes the loop for signals."""
-        loop = asyncio.get_running_loop()
-        next_look = loop.time() + self.lease_seconds
         while not cancellation_was_swallowed():
             await asyncio.sleep(LONGEST_SLEEP)
-            if self.lease is not None and (self.lease.lost or self._lapses != self.lease.lapses):
-                self._lapses = self.lease.lapses
-                self._give_up()
-            if loop.time() >= next_look and not self.queues.reading:
-                next_look = loop.time() + self.lease_seconds
-                try:
-                    await self.queues.reconcile()
-                except (RedisError, OSError) as error:
-                    logger.debug("not reconciled: %s", error)
+            try:
+                await self._give_up_what_is_lost()
+                if not self.queues.reading:
+                    await self._reconcile()
+            except (RedisError, OSError) as error:
+                logger.debug("not reconciled: %s", error)
 
-    def _give_up(self) -> None:
-        """Nobody knows that this worker lives: its messages may run elsewhere by now."""
-        for task in list(self._attempts):
-            if not task.cancelling():
-                logger.warning("no beat reached Redis for a lease: a running task is given up")
+    async def _reconcile(self) -> None:
+        """Once per lease, between two reads: what a read brings is known only after it."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._next_look:
+            self._next_look = now + self.lease_seconds
+            await self.queues.reconcile()
+
+    async def _give_up_what_is_lost(self) -> None:
+        """After a lease without proof of life, and before anything is fetched again: cancel what runs elsewhere now."""
+        if self.lease is None or self.lease.lost or self._lapses == (lapses := self.lease.lapses):
+            return
+        lost = await self.queues.drop_lost()
+        for task, attempt in self._attempts.items():
+            if attempt.delivery.place in lost and not attempt.acknowledged:
+                name, task_id = attempt.message.task_name, attempt.message.task_id
+                logger.warning("task %s[%s] runs elsewhere by now: it is given up", name, task_id)
                 task.cancel()
+        self._lapses = lapses
 
     # -- sending ---------------------------------------------------------------------------------------------------
 
@@ -270,6 +278,7 @@ class RedisBroker(RedisStreamBroker):
         pause = 0.1
         while True:
             try:
+                await self._reconcile()
                 deliveries = await self.queues.take() if self._may_take() else []
                 pause = 0.1
             except (RedisError, OSError) as error:
@@ -286,7 +295,7 @@ class RedisBroker(RedisStreamBroker):
             for delivery in deliveries:
                 if delivery.crashes >= self.max_crashes:
                     await self._bury(delivery, WorkerLostError(f"{delivery.crashes} workers died while they ran it"))
-                else:
+                elif delivery.place in self.queues.held:
                     yield AckableMessage(data=delivery, ack=partial(self._acknowledge, delivery))
 
     # -- the attempt -----------------------------------------------------------------------------------------------
@@ -311,12 +320,12 @@ class RedisBroker(RedisStreamBroker):
         attempt.become_current()
         running = asyncio.current_task()
         if running is not None:
-            self._attempts.add(running)
+            self._attempts[running] = attempt
             running.add_done_callback(lambda task: self._after_receiver(task, attempt))
 
     def _after_receiver(self, task: asyncio.Task[Any], attempt: Attempt) -> None:
         """The receiver is done. If somebody's hook raised, nothing was settled: do it from what is recorded."""
-        self._attempts.discard(task)
+        self._attempts.pop(task, None)
         if attempt.outcome is None or isinstance(attempt.outcome, Released):
             self._finish_later(self._hand_back(attempt.delivery))
         elif not attempt.settled:

@@ -8,13 +8,13 @@ from fastapi import Path
 from pydantic import AfterValidator
 
 
-def without_nul(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("text must not contain NUL characters")
+def storable(text: str) -> str:
+    if "\0" in text or (not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text)):
+        raise ValueError("text must not contain NUL characters or lone surrogates")
     return text
 
 
-Text = Annotated[str, AfterValidator(without_nul)]
+Text = Annotated[str, AfterValidator(storable)]
 
 LARGEST_ID = 2**31 - 1
 Id = Annotated[int, Path(ge=1, le=LARGEST_ID)]

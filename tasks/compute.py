@@ -28,8 +28,12 @@ class Compute:
         self._pool: ProcessPool | None = None
 
     async def __call__(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run `function` in another process; a process that dies fails its call alone, and is replaced."""
-        return await asyncio.wrap_future(self._started().schedule(function, args=args, kwargs=kwargs))
+        """Run `function` in another process; one that dies, or takes too long, fails its call alone and is replaced.
+
+        Raises `TimeoutError` after `INGEST_STEP_SECONDS`.
+        """
+        limit = IngestSettings().step_seconds
+        return await asyncio.wrap_future(self._started().schedule(function, args=args, kwargs=kwargs, timeout=limit))
 
     def _started(self) -> ProcessPool:
         if self._pool is None or not self._pool.active:

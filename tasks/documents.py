@@ -44,11 +44,14 @@ async def ingest_pdf(
 
 async def extract(content: bytes, task: BoundTask) -> list[str]:
     """The text of every page; raises `UnreadableDocumentError`."""
-    total = await compute(count_pages, content)
     pages: list[str] = []
-    for first in range(0, total, settings.pages_per_step):
-        pages += await compute(extract_pages, content, first, first + settings.pages_per_step)
-        await task.update_state("PROGRESS", {"step": "extract", "current": len(pages), "total": total})
+    try:
+        total = await compute(count_pages, content)
+        for first in range(0, total, settings.pages_per_step):
+            pages += await compute(extract_pages, content, first, first + settings.pages_per_step)
+            await task.update_state("PROGRESS", {"step": "extract", "current": len(pages), "total": total})
+    except TimeoutError as error:
+        raise UnreadableDocumentError("the PDF takes too long to read") from error
     if not any(page.strip() for page in pages):
         raise UnreadableDocumentError("the PDF has no text: it may be a scan, which needs OCR first")
     return pages

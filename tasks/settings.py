@@ -21,5 +21,8 @@ class IngestSettings(BaseSettings):
     chunks_per_step: int = Field(default=64, ge=1)
     """Chunks embedded between two reports of progress. Defaults to 64."""
 
+    step_seconds: float = Field(default=120, gt=0)
+    """Seconds that one step may compute; a PDF that takes longer counts as unreadable. Defaults to 120."""
+
     embedding_model: str | None = None
     """A sentence-transformers model with 384 dimensions. Defaults to none: hashed words, which need no model."""

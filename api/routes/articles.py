@@ -17,7 +17,7 @@ router = APIRouter(prefix="/articles", tags=["articles"])
 class NewArticle(BaseModel):
     author_id: Annotated[int, Field(ge=1, le=LARGEST_ID)]
     title: Annotated[Text, Field(min_length=1, max_length=300)]
-    body: Text
+    body: Annotated[Text, Field(max_length=1_000_000)]
 
 
 class ArticleView(BaseModel):

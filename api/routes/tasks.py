@@ -42,8 +42,13 @@ class TaskView(BaseModel):
         return view
 
 
-def error_text(stored: dict[str, Any]) -> str:
-    return f"{stored['exc_type']}: {', '.join(map(str, stored['exc_message']))}"
+def error_text(stored: Any) -> str:
+    """The stored exception in a line; whatever else a task stored by itself under such a state, as it is."""
+    match stored:
+        case {"exc_type": kind, "exc_message": [*arguments]}:
+            return f"{kind}: {', '.join(map(str, arguments))}"
+        case _:
+            return str(stored)
 
 
 async def known_task(task_id: str) -> Record:

@@ -5,10 +5,12 @@ from celeriq.dependencies import injected
 from celeriq.errors import (
     CeleriqError,
     EncodeError,
+    NotRegistered,
     SessionsMissingError,
     TaskDefinitionError,
     UnknownOptionError,
     UnsupportedOptionError,
+    WorkerLostError,
 )
 from celeriq.options import TaskOptions
 from celeriq.record import Record
@@ -21,6 +23,7 @@ __all__ = [
     "CeleriqError",
     "CurrentTask",
     "EncodeError",
+    "NotRegistered",
     "PoolAdvice",
     "Record",
     "RedisBroker",
@@ -31,5 +34,6 @@ __all__ = [
     "TaskSession",
     "UnknownOptionError",
     "UnsupportedOptionError",
+    "WorkerLostError",
     "injected",
 ]

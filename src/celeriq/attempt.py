@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
+from taskiq.exceptions import NoResultError
 from taskiq.message import TaskiqMessage
 
 from celeriq import record
 from celeriq.definition import Definition
 from celeriq.dependencies import OpenedDependencies
-from celeriq.outcome import Failed, NotFinishedError, Outcome, Released, Retrying, Succeeded, after_error
+from celeriq.outcome import Failed, Ignored, NotFinishedError, Outcome, Released, Retrying, Succeeded, after_error
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -63,7 +64,8 @@ class Attempt:
     dependency_context: dict[Any, Any] = field(default_factory=dict[Any, Any])
     started: float = field(default_factory=monotonic)
     outcome: Outcome | None = None
-    result: record.Record | None = None
+    stored: bytes = b""
+    """The record, encoded before the commit: what is stored is what could be stored then."""
     begun: bool = False
     committed: bool = False
     acknowledged: bool = False
@@ -101,6 +103,10 @@ class Attempt:
         except asyncio.CancelledError:
             # Who cancelled us is told by what becomes of it outside: see `end_from_outside`.
             raise
+        except NoResultError:
+            # Taskiq's way to say that there is nothing to store, `Context.requeue()` for one.
+            self._end(Ignored())
+            raise
         except BaseException as error:
             self._end(after_error(error, definition.options, self.retries))
             if isinstance(self.outcome, Retrying):
@@ -109,9 +115,16 @@ class Attempt:
         self.outcome = Succeeded(value)
         return value
 
-    def end_from_outside(self, error: BaseException | None) -> None:
-        """Decide the outcome of an attempt that was cancelled: a time limit fails it, a stopping worker releases it."""
-        if self.outcome is not None or error is None:
+    def end_from_outside(self, value: Any, error: BaseException | None) -> None:
+        """Decide the outcome of an attempt that was cancelled: a time limit fails it, a stopping worker releases it.
+
+        A task that another broker registered ran without us: what became of it is told here, too.
+        """
+        if self.outcome is not None:
+            return
+        if error is None:
+            self._encode(value)
+            self.outcome = Succeeded(value)
             return
         running = asyncio.current_task()
         stopping = isinstance(error, asyncio.CancelledError) and running is not None and running.cancelling() > 0
@@ -133,18 +146,17 @@ class Attempt:
 
     def _encode(self, value: Any) -> None:
         """Before the commit: a value that cannot be stored fails the task while it can still be rolled back."""
-        self.result = record.success(self.message.task_id, value, self._runtime())
-        record.encode(self.result)
+        self.stored = record.encode(record.success(self.message.task_id, value, self._runtime()))
 
-    def _end(self, outcome: Failed | Retrying | Released) -> None:
+    def _end(self, outcome: Failed | Retrying | Ignored | Released) -> None:
         self.outcome = outcome
         match outcome:
             case Failed(error):
-                self.result = record.failure(self.message.task_id, error, self._runtime())
+                self.stored = record.encode(record.failure(self.message.task_id, error, self._runtime()))
             case Retrying(error):
-                self.result = record.retry(self.message.task_id, error, self._runtime())
-            case Released():
-                self.result = None
+                self.stored = record.encode(record.retry(self.message.task_id, error, self._runtime()))
+            case Ignored() | Released():
+                self.stored = b""
 
     def _runtime(self) -> float:
         return monotonic() - self.started

@@ -30,7 +30,12 @@ class BoundTask:
         return self._attempt.retries
 
     async def update_state(self, state: str, meta: Any = None) -> None:
-        """Store `state` and `meta`, at once and outside of the transaction (ST-04). SUCCESS stays final (ST-07)."""
+        """Store `state` and `meta`, at once and outside of the transaction (ST-04).
+
+        What a part of the task tells after the task has ended is dropped.
+        """
+        if self._attempt.outcome is not None:
+            return
         await self._attempt.engine.store(Record(status=state, result=meta, task_id=self.id))
 
 

@@ -28,11 +28,16 @@ class Retrying:
 
 
 @dataclass(frozen=True, slots=True)
+class Ignored:
+    """The task is over, and no state of it is stored (EXE-04)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Released:
     """The worker stopped before the task ended: the message stays for another one."""
 
 
-Outcome = Succeeded | Failed | Retrying | Released
+Outcome = Succeeded | Failed | Retrying | Ignored | Released
 
 
 class NotFinishedError(NoResultError):

@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
+import anyio
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from taskiq_dependencies import Depends
 
@@ -90,15 +91,17 @@ T = TypeVar("T")
 async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
     """Await `work` to its end, whoever cancels meanwhile.
 
-    A transaction that is cancelled while it commits may or may not have committed; nobody could tell afterwards. The
-    cancellation is raised when the work is done, but not after a commit that succeeded: then it is too late.
+    A transaction that is cancelled while it commits may or may not have committed; nobody could tell afterwards. So
+    the cancellation comes too late, and is dropped.
     """
     running = asyncio.ensure_future(work)
-    while not running.done():
-        try:
-            await asyncio.shield(running)
-        except asyncio.CancelledError:
-            if running.cancelled():
-                raise
-            logger.info("cancelled while a transaction was ending: it is brought to its end first")
+    # anyio cancels again at every turn of the loop, asyncio once.
+    with anyio.CancelScope(shield=True):
+        while not running.done():
+            try:
+                await asyncio.shield(running)
+            except asyncio.CancelledError:
+                if running.cancelled():
+                    raise
+                logger.info("cancelled while a transaction was ending: it is brought to its end first")
     return running.result()

@@ -126,7 +126,7 @@ def test_the_manual_lists_every_task_option_with_its_default() -> None:
 def test_the_manual_lists_every_key_in_redis() -> None:
     keys = Keys()
     queue = (keys.queue, keys.delayed, keys.dead)
-    assert list(table("Key")) == [*(key("NAME") for key in queue), keys.record("ID")]
+    assert list(table("Key")) == [*(key("NAME") for key in queue), keys.record("ID"), keys.beats, keys.crashes]
 
 
 def test_every_make_target_that_the_manual_names_exists() -> None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from taskiq import TaskiqMiddleware, TaskiqResult
+from taskiq import Context, TaskiqDepends, TaskiqMiddleware, TaskiqResult
 from taskiq.acks import AcknowledgeType
 from taskiq_redis.exceptions import ResultIsMissingError
 
-from celeriq import Record, RedisBroker, RedisResults
-from celeriq.embedded import Valkey
+from celeriq import EncodeError, Record, RedisBroker, RedisResults, UnsupportedOptionError, injected
+from celeriq.embedded import Services, Valkey
 from tests.integration.conftest import MakeBroker
 from tests.waiting import wait_for
 from tests.workers import running
@@ -423,3 +423,141 @@ async def test_a_time_limit_settles_whenever_taskiq_acknowledges(
     async with running(broker, acknowledge=acknowledge):
         assert isinstance((await outcome(await endless.kiq())).error, TimeoutError)
         assert await depth(broker) == 0
+
+
+async def test_a_task_that_has_succeeded_stays_so_when_it_is_delivered_again(make_broker: MakeBroker) -> None:
+    """ST-07, where the settlement itself writes."""
+    broker = make_broker()
+    runs: list[int] = []
+
+    @broker.task
+    async def once_only() -> str:
+        runs.append(1)
+        if len(runs) > 1:
+            raise ValueError("again")
+        return "first"
+
+    async with running(broker):
+        await once_only.kicker().with_task_id("the-same").kiq()
+        sent = await once_only.kicker().with_task_id("the-same").kiq()
+        await wait_for(lambda: len(runs) == 2 and not broker.queues.held)
+        assert (await outcome(sent)).return_value == "first"
+
+
+async def test_the_same_message_twice_is_held_twice(make_broker: MakeBroker) -> None:
+    first, second = make_broker(lease=0.5), make_broker(lease=0.5)
+    runs: list[int] = []
+    finish = asyncio.Event()
+    for broker in (first, second):
+
+        @broker.task(name="twin")
+        async def twin() -> None:
+            runs.append(1)
+            await finish.wait()
+
+    async with running(first), running(second):
+        for _ in range(2):
+            await first.find_task("twin").kicker().with_task_id("the-same").kiq()  # type: ignore[union-attr]
+        await wait_for(lambda: len(runs) == 2)
+        loop = asyncio.get_running_loop()
+        three_leases = loop.time() + 3 * 0.5
+        await wait_for(lambda: loop.time() > three_leases)
+        finish.set()
+        await wait_for(lambda: is_drained(first))
+    assert len(runs) == 2
+
+
+async def is_drained(broker: RedisBroker) -> bool:
+    return await depth(broker) == 0
+
+
+async def test_a_retry_does_not_run_before_its_time(make_broker: MakeBroker) -> None:
+    broker = make_broker()
+    ran_at: list[float] = []
+
+    @broker.task(autoretry_for=(ConnectionError,), default_retry_delay=1)
+    async def flaky() -> None:
+        ran_at.append(asyncio.get_running_loop().time())
+        if len(ran_at) == 1:
+            raise ConnectionError("away")
+
+    async with running(broker):
+        await outcome(await flaky.kiq())
+        assert ran_at[1] - ran_at[0] >= 1
+
+
+async def test_labels_that_cannot_be_read_make_a_dead_letter(make_broker: MakeBroker, redis: Redis) -> None:
+    """A newer Taskiq may know more types of labels; the older one acknowledges what it cannot read."""
+    broker = make_broker()
+    envelope = b'{"v":1,"id":"x","task":"t","args":[],"kwargs":{},"labels":{"n":"1"},"labels_types":{"n":99}}'
+    await redis.xadd(broker.keys.queue("default"), {"data": envelope})
+    async with running(broker):
+        [letter] = await wait_for(lambda: dead(broker))
+        assert letter[b"data"] == envelope
+        failed = await broker.result_backend.get_result("x")
+        assert isinstance(failed.error, EncodeError)
+
+
+async def test_a_settlement_waits_for_a_redis_that_is_out_of_memory(make_broker: MakeBroker, valkey: Valkey) -> None:
+    broker = RedisBroker(valkey.url, lease=60)
+    admin = Redis.from_url(valkey.url)
+    started, finish = asyncio.Event(), asyncio.Event()
+
+    @broker.task
+    async def full() -> str:
+        started.set()
+        await finish.wait()
+        return "x" * 100_000
+
+    async with running(broker):
+        sent = await full.kiq()
+        await started.wait()
+        await admin.config_set("maxmemory", 1)
+        finish.set()
+        await wait_for(lambda: admin_says_refused(admin))
+        await admin.config_set("maxmemory", 0)
+        assert (await outcome(sent)).return_value == "x" * 100_000
+        assert await depth(broker) == 0
+    await admin.aclose()
+
+
+async def admin_says_refused(admin: Redis) -> bool:
+    stats: Any = await admin.info("errorstats")
+    return "errorstat_OOM" in stats
+
+
+async def test_groups_that_the_server_has_lost_are_made_again(make_broker: MakeBroker, redis: Redis) -> None:
+    broker = make_broker()
+
+    @broker.task
+    async def fine() -> str:
+        return "fine"
+
+    async with running(broker):
+        await outcome(await fine.kiq())
+        await redis.delete(broker.keys.queue("default"))
+        assert (await outcome(await fine.kiq())).return_value == "fine"
+
+
+async def test_a_requeued_task_has_no_result_until_it_runs_again(make_broker: MakeBroker) -> None:
+    broker = make_broker()
+    runs: list[int] = []
+
+    @broker.task
+    async def again(context: Annotated[Context, TaskiqDepends()] = injected) -> str:
+        runs.append(1)
+        if len(runs) == 1:
+            await context.requeue()
+        return "second"
+
+    async with running(broker):
+        assert (await outcome(await again.kiq())).return_value == "second"
+        assert await depth(broker) == 0
+
+
+async def test_results_that_would_be_read_elsewhere_are_refused(make_broker: MakeBroker, services: Services) -> None:
+    broker = make_broker()
+    with pytest.raises(UnsupportedOptionError, match="result_expires"):
+        broker.with_result_backend(RedisResults(services.redis_url, namespace="another"))
+    same: RedisResults[Any] = RedisResults(services.redis_url, namespace=broker.keys.namespace, expires=60)
+    assert broker.with_result_backend(same).result_backend is same

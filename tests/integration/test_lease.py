@@ -30,7 +30,8 @@ async def test_redis_away_for_longer_than_a_lease_costs_nobody_its_messages(valk
             return name
 
     async with running(brokers[0]), running(brokers[1]):
-        sent = [await long.kiq(name) for name in ("a", "b", "c", "d")]
+        long_task: Any = brokers[0].find_task("long")
+        sent = [await long_task.kiq(name) for name in ("a", "b", "c", "d")]
         await wait_for(lambda: len(runs) == 4)
         valkey.kill()
         loop = asyncio.get_running_loop()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import pytest
+from redis.exceptions import RedisError
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from taskiq import TaskiqDepends
@@ -217,3 +219,84 @@ async def test_cancelling_at_any_instant_around_the_commit_never_tears_state_fro
         states = [await broker.result_backend.is_result_ready(task_id) for task_id in asked]
         assert await rows(database_url) == sum(states)
         assert await pending(broker) == len(states) - sum(states)
+
+
+async def lock_that_breaks() -> AsyncIterator[None]:
+    yield
+    raise RuntimeError("the lock was lost")
+
+
+async def test_what_is_closed_after_the_commit_cannot_make_a_failure_of_it(
+    broker: RedisBroker, database_url: str
+) -> None:
+    @broker.task
+    async def locked(
+        lock: Annotated[None, TaskiqDepends(lock_that_breaks)] = injected, session: TaskSession = injected
+    ) -> str:
+        await session.execute(text("insert into effect values (1)"))
+        return "done"
+
+    async with running(broker):
+        result = await (await locked.kiq()).wait_result(check_interval=0.01, timeout=20)
+        assert result.return_value == "done"
+        assert await rows(database_url) == 1
+
+
+async def test_the_value_is_stored_as_it_was_before_the_commit(broker: RedisBroker) -> None:
+    """Whatever is closed after the commit may still change the object: what could be stored then is stored."""
+    returned: dict[str, Any] = {}
+
+    async def spoiler() -> AsyncIterator[None]:
+        yield
+        returned["late"] = object()
+
+    async def body(
+        spoil: None = injected,
+        session: TaskSession = injected,
+    ) -> dict[str, Any]:
+        returned["early"] = 1
+        return returned
+
+    body.__annotations__["spoil"] = Annotated[None, TaskiqDepends(spoiler)]
+    task = broker.task(name="spoiled")(body)
+    async with running(broker):
+        result = await (await task.kiq()).wait_result(check_interval=0.01, timeout=20)
+        assert result.return_value == {"early": 1}
+
+
+async def test_a_time_limit_during_a_commit_comes_too_late_and_costs_nothing(
+    broker: RedisBroker, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await databases.execute(
+        database_url,
+        "create function slowly() returns trigger language plpgsql as 'begin perform pg_sleep(0.7); return null; end'",
+        "create constraint trigger slow after insert on effect deferrable initially deferred "
+        "for each row execute function slowly()",
+    )
+
+    @broker.task(labels={"timeout": 0.3})
+    async def write(session: TaskSession = injected) -> str:
+        await session.execute(text("insert into effect values (1)"))
+        return "committed"
+
+    async with running(broker):
+        sent = await write.kiq()
+        await wait_for(lambda: broker.result_backend.is_result_ready(sent.task_id))
+        assert await rows(database_url) == 1
+        assert len(caplog.records) < 50
+
+
+async def test_the_engine_is_closed_when_a_worker_cannot_start(open_sessions: Any, tmp_path: Any) -> None:
+    closed: list[bool] = []
+
+    @asynccontextmanager
+    async def watched(pool: Any) -> AsyncGenerator[Any]:
+        async with open_sessions(pool) as sessions:
+            yield sessions
+        closed.append(True)
+
+    broker = RedisBroker(f"unix://{tmp_path}/nobody.sock").with_sessions(watched)
+    broker.is_worker_process = True
+    with pytest.raises(RedisError):
+        await broker.startup()
+    assert closed == [True]

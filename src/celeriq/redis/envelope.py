@@ -87,5 +87,7 @@ class EnvelopeFormatter(TaskiqFormatter):
             labels_types=envelope.labels_types,
         )
         if isinstance(message, Delivery):
+            # Taskiq parses the labels next; those that it cannot must fail here, while this is no attempt yet.
+            read.model_copy(update={"labels": dict(read.labels)}).parse_labels()
             self._broker.begin(Attempt(engine=self._broker, delivery=message, message=read))
         return read

@@ -133,4 +133,5 @@ def _close(client: Redis | None) -> None:
 
 def patient_client(url: str, **connection: Any) -> Redis:
     """A connection that is never quietly made anew, for what is observed on it must be unbroken."""
-    return Redis.from_url(url, single_connection_client=True, retry=Retry(NoBackoff(), 0), **connection)
+    options: dict[str, Any] = {"single_connection_client": True, "retry": Retry(NoBackoff(), 0), **connection}
+    return Redis.from_url(url, **options)  # pyright: ignore[reportUnknownMemberType] - untyped in redis-py

@@ -111,7 +111,7 @@ class Queues:
             GROUP, self.worker, dict.fromkeys(streams, ">"), count=1, block=max(1, round(seconds * 1000))
         )
         return [
-            self._delivery(streams[stream.decode()], entry_id, (fields or {}).get(b"data", b""))
+            self._delivery(streams[stream.decode()], entry_id, fields.get(b"data", b""))
             for stream, entries in _pairs(fetched)
             for entry_id, fields in entries
         ]
@@ -176,9 +176,12 @@ def cancellation_was_swallowed() -> bool:
     return running is not None and running.cancelling() > 0
 
 
-def _pairs(fetched: Any) -> Iterable[tuple[bytes, Any]]:
+Entries = list[tuple[bytes, dict[bytes, bytes]]]
+
+
+def _pairs(fetched: Any) -> Iterable[tuple[bytes, Entries]]:
     """RESP2 answers with a list of pairs, RESP3 with a mapping of lists of entries."""
     if isinstance(fetched, dict):
-        answer = cast("dict[bytes, list[Any]]", fetched)
+        answer = cast("dict[bytes, list[Entries]]", fetched)
         return [(stream, entries[0]) for stream, entries in answer.items()]
-    return cast("list[tuple[bytes, Any]]", fetched or [])
+    return cast("list[tuple[bytes, Entries]]", fetched or [])

@@ -83,7 +83,7 @@ class RedisResults(RedisAsyncResultBackend[R]):
         """Called by Taskiq's receiver: settles the attempt that runs, or stores a result made elsewhere."""
         attempt = Attempt.current_or_none()
         if attempt is not None and attempt.message.task_id == task_id:
-            attempt.end_from_outside(result.error)
+            attempt.end_from_outside(result.return_value, result.error)
             await attempt.engine.settle(attempt)
         elif result.error is not None:
             await self.store(record.failure(task_id, result.error, result.execution_time))

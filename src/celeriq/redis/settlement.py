@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from celeriq import record
 from celeriq.attempt import Attempt, Delivery
 from celeriq.outcome import Retrying
-from celeriq.record import Record
 from celeriq.redis.envelope import for_retry
 from celeriq.redis.keys import Keys
 from celeriq.redis.queues import GROUP
@@ -24,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+AWAY = (RedisConnectionError, RedisTimeoutError, OutOfMemoryError, ReadOnlyError, OSError)
+"""Errors that pass: a restart, a failover, a memory that somebody will enlarge."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ending:
@@ -31,7 +33,7 @@ class Ending:
 
     task_id: str
     fenced: bool = True
-    record: Record | None = None
+    record: bytes = b""
     next_message: bytes = b""
     delay: float = 0.0
     """Seconds until the next message is due."""
@@ -44,7 +46,7 @@ def ending_of(attempt: Attempt) -> Ending:
     return Ending(
         task_id=attempt.message.task_id,
         fenced=not attempt.acknowledged,
-        record=attempt.result,
+        record=attempt.stored,
         next_message=for_retry(attempt.delivery) if isinstance(outcome, Retrying) else b"",
         delay=outcome.delay if isinstance(outcome, Retrying) else 0.0,
     )
@@ -56,7 +58,6 @@ async def settle(scripts: Scripts, keys: Keys, delivery: Delivery, ending: Endin
     `keep`: milliseconds that a record is kept; 0 stores none. Asking again after a broken connection is safe: the
     script's fence lets a settlement through once.
     """
-    stored = record.encode(ending.record) if keep and ending.record is not None else b""
     script_keys = [
         keys.queue(delivery.queue),
         keys.delayed(delivery.queue),
@@ -69,7 +70,7 @@ async def settle(scripts: Scripts, keys: Keys, delivery: Delivery, ending: Endin
         delivery.worker,
         delivery.entry_id,
         int(ending.fenced),
-        stored,
+        ending.record if keep else b"",
         keep,
         ending.next_message,
         round(ending.delay * 1000),
@@ -85,7 +86,7 @@ async def persistently(write: Callable[[], Coroutine[Any, Any, T]]) -> T:
     while True:
         try:
             return await write()
-        except (RedisConnectionError, RedisTimeoutError, OSError) as error:
-            logger.warning("Redis away, writing again in %.1f s: %s", pause, error)
+        except AWAY as error:
+            logger.warning("Redis cannot be written to, again in %.1f s: %s", pause, error)
             await asyncio.sleep(pause)
             pause = min(pause * 2, 5.0)

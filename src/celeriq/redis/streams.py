@@ -10,11 +10,11 @@ import socket
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import Any, ParamSpec, Self, TypeVar, overload
 from uuid import uuid4
 
 from redis import Redis as SyncRedis
-from redis.asyncio import Redis
+from redis.asyncio import ConnectionPool, Redis
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncSession
 from taskiq import AckableMessage, AsyncResultBackend, BrokerMessage
@@ -30,7 +30,7 @@ from celeriq.redis.envelope import EnvelopeFormatter, task_id_of
 from celeriq.redis.keys import Keys
 from celeriq.redis.lease import Lease, patient_client
 from celeriq.redis.queues import GROUP, LONGEST_SLEEP, RELEASED, Queues, cancellation_was_swallowed
-from celeriq.redis.results import RedisResults
+from celeriq.redis.results import DAY, RedisResults
 from celeriq.redis.scripts import SOURCES, Scripts
 from celeriq.redis.settlement import Ending, ending_of, persistently, settle
 from celeriq.session import OpenSessions, PoolAdvice, Sessions
@@ -63,6 +63,7 @@ class RedisBroker(RedisStreamBroker):
 
     `lease`: seconds after which the messages of a worker that gives no sign of life run elsewhere.
     `max_crashes`: how many workers may die while they run a message, before it is a dead letter.
+    `result_expires`: seconds that a state or result is kept, counted anew at every write (ST-05).
     `queues`: what a worker reads; by default the default queue and the queues of all registered tasks.
     """
 
@@ -77,6 +78,7 @@ class RedisBroker(RedisStreamBroker):
         queues: Iterable[str] | None = None,
         lease: float = 30.0,
         max_crashes: int = 3,
+        result_expires: float = DAY,
         **connection: Any,
     ) -> None:
         for option in connection.keys() & REFUSED.keys():
@@ -90,7 +92,7 @@ class RedisBroker(RedisStreamBroker):
         self._client_options = dict(connection)
         self.decorator_class = Task
         self.formatter = EnvelopeFormatter(self)
-        self.result_backend = RedisResults[Any](url, namespace=namespace, **connection)
+        self.result_backend = RedisResults[Any](url, namespace=namespace, expires=result_expires, **connection)
         self._queues = None if queues is None else frozenset(queues)
         self._open_sessions: OpenSessions | None = None
         self._pool = PoolAdvice()
@@ -107,6 +109,20 @@ class RedisBroker(RedisStreamBroker):
         self._settling: set[asyncio.Task[None]] = set()
 
     # -- the application -------------------------------------------------------------------------------------------
+
+    def with_result_backend(self, result_backend: AsyncResultBackend[Any]) -> Self:
+        """Store results elsewhere: then state and acknowledgement are two steps, not one.
+
+        Raises `UnsupportedOptionError` for a `RedisResults` that reads where this broker does not write.
+        """
+        if isinstance(result_backend, RedisResults) and (
+            result_backend.keys != self.keys or _address(result_backend.redis_pool) != _address(self.connection_pool)
+        ):
+            raise UnsupportedOptionError(
+                "RedisBroker settles a task together with its result: give RedisResults the broker's own URL and "
+                "namespace, or say RedisBroker(..., result_expires=seconds)"
+            )
+        return super().with_result_backend(result_backend)
 
     def with_sessions(self, open_sessions: OpenSessions, pool: PoolAdvice | None = None) -> RedisBroker:
         """Say where sessions come from: a context manager that opens the engine and yields its session factory.
@@ -163,13 +179,17 @@ class RedisBroker(RedisStreamBroker):
     # -- life ------------------------------------------------------------------------------------------------------
 
     async def startup(self) -> None:
-        if self._open_sessions is not None and self._sessions is None:
-            self._sessions = await self._resources.enter_async_context(self._open_sessions(self._pool))
-        await super().startup()
-        if self.is_worker_process:
-            await self._begin_lease()
-            self._keeper = asyncio.create_task(self._keep())
-            _wake_on_signals()
+        try:
+            if self._open_sessions is not None and self._sessions is None:
+                self._sessions = await self._resources.enter_async_context(self._open_sessions(self._pool))
+            await super().startup()
+            if self.is_worker_process:
+                await self._begin_lease()
+                self._keeper = asyncio.create_task(self._keep())
+                _wake_on_signals()
+        except BaseException:
+            await self._close_sessions()
+            raise
 
     async def _begin_lease(self) -> None:
         # After the fork, and before the first message: whoever holds one has beaten.
@@ -210,8 +230,13 @@ class RedisBroker(RedisStreamBroker):
             await asyncio.to_thread(self.lease.stop)
             await self._leave()
             self.lease = None
-        await super().shutdown()
-        # Last, for the handlers that super() calls may want a session.
+        try:
+            await super().shutdown()
+        finally:
+            # Last, for the handlers that super() calls may want a session.
+            await self._close_sessions()
+
+    async def _close_sessions(self) -> None:
         self._sessions = None
         await self._resources.aclose()
 
@@ -292,11 +317,17 @@ class RedisBroker(RedisStreamBroker):
                     raise asyncio.CancelledError
                 # `take` sleeps by itself, but not while nothing may be taken.
                 await asyncio.sleep(0 if self._may_take() else LONGEST_SLEEP)
-            for delivery in deliveries:
-                if delivery.crashes >= self.max_crashes:
-                    await self._bury(delivery, WorkerLostError(f"{delivery.crashes} workers died while they ran it"))
-                elif delivery.place in self.queues.held:
-                    yield AckableMessage(data=delivery, ack=partial(self._acknowledge, delivery))
+            try:
+                while deliveries:
+                    delivery = deliveries.pop(0)
+                    if delivery.crashes >= self.max_crashes:
+                        died = f"{delivery.crashes} workers died while they ran it"
+                        await self._bury(delivery, WorkerLostError(died))
+                    elif delivery.place in self.queues.held:
+                        yield AckableMessage(data=delivery, ack=partial(self._acknowledge, delivery))
+            finally:
+                for unread in deliveries:
+                    self._finish_later(self._hand_back(unread))
 
     # -- the attempt -----------------------------------------------------------------------------------------------
 
@@ -369,7 +400,7 @@ class RedisBroker(RedisStreamBroker):
         """A message that cannot be run is kept among the dead letters, not destroyed, and its task has failed."""
         logger.error("dead letter in queue %r: %s", delivery.queue, error)
         task_id = task_id_of(delivery)
-        failed = record.failure(task_id, error, 0.0) if task_id else None
+        failed = record.encode(record.failure(task_id, error, 0.0)) if task_id else b""
         await self._settle(delivery, Ending(task_id, record=failed, dead_because=str(error)))
 
     async def _acknowledge(self, delivery: Delivery) -> None:
@@ -390,13 +421,17 @@ class RedisBroker(RedisStreamBroker):
     async def _acknowledge_cancelled(self, attempt: Attempt) -> None:
         """Leave the decision to `set_result`, which comes later and knows why; a foreign one would not tell us."""
         if not isinstance(self.result_backend, RedisResults):
-            attempt.end_from_outside(asyncio.CancelledError())
+            attempt.end_from_outside(None, asyncio.CancelledError())
             await self.settle(attempt)
 
     async def _acknowledge_early(self, attempt: Attempt) -> None:
         attempt.acknowledged = await settle(
             self._scripts, self.keys, attempt.delivery, Ending(attempt.message.task_id), keep=0
         )
+
+
+def _address(pool: ConnectionPool) -> list[Any]:
+    return [pool.connection_kwargs.get(part) for part in ("host", "port", "path", "db")]
 
 
 def _wake_on_signals() -> None:

@@ -8,14 +8,14 @@ import os
 import signal
 import socket
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Any, ParamSpec, Self, TypeVar, overload
 from uuid import uuid4
 
 from redis import Redis as SyncRedis
 from redis.asyncio import ConnectionPool, Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from sqlalchemy.ext.asyncio import AsyncSession
 from taskiq import AckableMessage, AsyncResultBackend, BrokerMessage
 from taskiq_redis import RedisStreamBroker
@@ -211,8 +211,9 @@ class RedisBroker(RedisStreamBroker):
         """Who holds messages of our queues; called in the lease's thread."""
         holders: set[str] = set()
         for stream in self.queues.streams():
-            consumers: Any = client.xinfo_consumers(stream, GROUP)
-            holders |= {consumer["name"].decode() for consumer in consumers if consumer["pending"]}
+            with suppress(ResponseError):  # a queue that nobody has used yet
+                consumers: Any = client.xinfo_consumers(stream, GROUP)
+                holders |= {consumer["name"].decode() for consumer in consumers if consumer["pending"]}
         return holders - {RELEASED}
 
     def _recover(self, client: SyncRedis, worker: str, beat: str) -> None:
@@ -225,7 +226,8 @@ class RedisBroker(RedisStreamBroker):
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
         # Settlements that a broken hook left to us are brought to their end.
-        await asyncio.gather(*self._settling, return_exceptions=True)
+        while self._settling:
+            await asyncio.wait(self._settling)
         if self.lease is not None:
             await asyncio.to_thread(self.lease.stop)
             await self._leave()
@@ -357,10 +359,11 @@ class RedisBroker(RedisStreamBroker):
     def _after_receiver(self, task: asyncio.Task[Any], attempt: Attempt) -> None:
         """The receiver is done. If somebody's hook raised, nothing was settled: do it from what is recorded."""
         self._attempts.pop(task, None)
-        if attempt.outcome is None or isinstance(attempt.outcome, Released):
+        if attempt.outcome is not None and not isinstance(attempt.outcome, Released):
+            if not attempt.settled:
+                self._finish_later(self.settle(attempt))
+        elif attempt.delivery.place in self.queues.held:
             self._finish_later(self._hand_back(attempt.delivery))
-        elif not attempt.settled:
-            self._finish_later(self.settle(attempt))
 
     def _finish_later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

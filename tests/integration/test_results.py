@@ -8,12 +8,15 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 from taskiq import TaskiqResult
 from taskiq.depends.progress_tracker import TaskProgress
 
 from celeriq import CurrentTask, Record, RedisResults, UnsupportedOptionError, injected
-from celeriq.embedded import Services
+from celeriq.embedded import Services, Valkey
+from celeriq.record import encode, success
 from tests.integration.conftest import MakeBroker
+from tests.waiting import wait_for
 from tests.workers import running
 
 
@@ -93,3 +96,64 @@ def test_an_inherited_option_is_refused_with_its_reason(services: Services, opti
     inherited: dict[str, Any] = {option: 1}
     with pytest.raises(UnsupportedOptionError, match=f"refuses '{option}': "):
         RedisResults(services.redis_url, **inherited)
+
+
+async def test_whoever_waits_is_told_at_once(make_broker: MakeBroker) -> None:
+    """Taskiq looks five times a second (W37)."""
+    broker = make_broker()
+    go = asyncio.Event()
+
+    @broker.task
+    async def waits() -> str:
+        await go.wait()
+        return "told"
+
+    async with running(broker):
+        results: Any = broker.result_backend
+        sent = await waits.kiq()
+        waiting = [asyncio.create_task(results.wait(sent.task_id, timeout=20)) for _ in range(50)]
+        go.set()
+        records = await asyncio.gather(*waiting)
+    assert {record.result for record in records} == {"told"}
+
+
+async def test_waiting_ends_after_its_time(results: RedisResults[Any]) -> None:
+    """PENDING is waited for without end unless somebody says how long (RES-01)."""
+    with pytest.raises(TimeoutError):
+        await results.wait("unknown", timeout=0.1)
+    assert not results._watch._watchers
+
+
+async def test_many_who_follow_do_not_keep_others_from_sending(make_broker: MakeBroker, redis: Redis) -> None:
+    broker = make_broker()
+
+    @broker.task
+    async def nothing() -> None:
+        return None
+
+    await broker.startup()
+    results: Any = broker.result_backend
+    waiting = [asyncio.create_task(results.wait(f"task {number}", timeout=60)) for number in range(300)]
+    await wait_for(lambda: len(results._watch._watchers) == 300)
+    await wait_for(lambda: all(event.is_set() for event in results._watch._confirmed.values()))
+    await nothing.kiq()
+    subscribers: Any = await redis.client_list(_type="pubsub")
+    assert len([one for one in subscribers if one["sub"] == "300"]) == 1
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    await broker.shutdown()
+
+
+async def test_what_was_missed_while_redis_was_away_is_looked_up(valkey: Valkey) -> None:
+    results: RedisResults[Any] = RedisResults(valkey.url)
+    await results.store(Record(status="PROGRESS", task_id="t"))
+    waiting = asyncio.create_task(results.wait("t", timeout=20))
+    await wait_for(lambda: results._watch._confirmed and all(e.is_set() for e in results._watch._confirmed.values()))
+    await asyncio.to_thread(valkey.stop)
+    await asyncio.to_thread(valkey.start)
+    async with Redis.from_url(valkey.url) as client:
+        # Not published: as if it had been told before the subscription was there again.
+        await client.set(results.keys.record("t"), encode(success("t", "done", 0)))
+    assert (await waiting).result == "done"
+    await results.shutdown()

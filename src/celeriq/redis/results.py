@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from redis.asyncio import Redis
@@ -17,11 +20,11 @@ from celeriq.errors import UnsupportedOptionError
 from celeriq.record import Record
 from celeriq.redis.keys import Keys
 from celeriq.redis.scripts import Scripts
+from celeriq.redis.watch import Watch
 
 R = TypeVar("R")
 
 DAY = 86_400
-LOOK_AGAIN = 5.0
 
 
 REFUSED = {
@@ -47,6 +50,8 @@ class RedisResults(RedisAsyncResultBackend[R]):
         # taskiq-redis builds a client per call, which costs more than the call.
         self._client: Redis = Redis(connection_pool=self.redis_pool)
         self._scripts = Scripts(self._client)
+        # A connection of its own, which may wait for ever: many who follow a task must not keep others from sending.
+        self._watch = Watch(partial(_patient, url, connection))
 
     async def store(self, stored: Record, *, only_if_absent: bool = False) -> None:
         """Store a state and tell whoever waits; SUCCESS is never overwritten (ST-07)."""
@@ -63,11 +68,9 @@ class RedisResults(RedisAsyncResultBackend[R]):
     async def follow(self, task_id: str) -> AsyncGenerator[Record]:
         """The record as it is, then every change of it as it is told, until the task has ended.
 
-        What is told while a connection is down is missed, so the record is looked at again every few seconds.
+        What is told while the connection is down is missed, so after that the record is looked at again.
         """
-        client: Any = self._client  # pub/sub is not typed in redis-py
-        async with client.pubsub() as told:
-            await told.subscribe(self.keys.record(task_id))
+        async with self._watch.changes(self.keys.record(task_id)) as told:
             last: Record | None = None
             current = await self.find(task_id)
             while True:
@@ -76,8 +79,20 @@ class RedisResults(RedisAsyncResultBackend[R]):
                     last = current
                 if current is not None and current.ready:
                     return
-                message = await told.get_message(ignore_subscribe_messages=True, timeout=LOOK_AGAIN)
-                current = record.decode(message["data"]) if message else await self.find(task_id)
+                change = await told.get()
+                current = record.decode(change) if change else await self.find(task_id)
+
+    async def wait(self, task_id: str, timeout: float | None = None) -> Record:  # noqa: ASYNC109 - as callers know it
+        """The record once the task has ended; raises `TimeoutError` after `timeout` seconds, None waits for ever."""
+        async with asyncio.timeout(timeout), aclosing(self.follow(task_id)) as changes:
+            async for change in changes:
+                if change.ready:
+                    return change
+        raise AssertionError("unreachable: what is followed ends with the task")
+
+    async def shutdown(self) -> None:
+        await self._watch.close()
+        await super().shutdown()
 
     async def set_result(self, task_id: str, result: TaskiqResult[R]) -> None:
         """Called by Taskiq's receiver: settles the attempt that runs, or stores a result made elsewhere."""
@@ -112,3 +127,8 @@ class RedisResults(RedisAsyncResultBackend[R]):
     async def get_progress(self, task_id: str) -> TaskProgress[Any] | None:
         stored = await self.find(task_id)
         return TaskProgress(state=stored.status, meta=stored.result) if stored is not None else None
+
+
+def _patient(url: str, connection: dict[str, Any]) -> Redis:
+    options: dict[str, Any] = {**connection, "socket_timeout": None}
+    return Redis.from_url(url, **options)  # pyright: ignore[reportUnknownMemberType] - untyped in redis-py

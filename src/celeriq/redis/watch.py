@@ -1,0 +1,103 @@
+"""One subscription per process, for everyone in it who waits for a task."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+logger = logging.getLogger(__name__)
+
+LOOK_AGAIN = b""
+"""What is told when something may have been missed: the connection was broken, and is there again."""
+
+Told = asyncio.Queue[bytes]
+
+
+class Watch:
+    """Hands on what is published, to whoever watches its channel; everything runs on the loop of the first watcher."""
+
+    def __init__(self, client: Callable[[], Redis]) -> None:
+        self._new_client = client
+        self._watchers: defaultdict[str, set[Told]] = defaultdict(set)
+        self._confirmed: dict[str, asyncio.Event] = {}
+        self._subscription: Any = None
+        self._client: Redis | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._subscribing = asyncio.Lock()
+
+    @asynccontextmanager
+    async def changes(self, channel: str) -> AsyncGenerator[Told]:
+        """What is published on `channel` from now on: whoever looks at the record after this misses nothing."""
+        told: Told = asyncio.Queue()
+        self._watchers[channel].add(told)
+        try:
+            await self._subscribe(channel)
+            yield told
+        finally:
+            self._watchers[channel].discard(told)
+            if not self._watchers[channel]:
+                await self._unsubscribe(channel)
+
+    async def close(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.wait([self._reader])
+        if self._subscription is not None and self._client is not None:
+            await self._subscription.aclose()
+            await self._client.aclose()
+        self._subscription = self._client = self._reader = None
+        self._watchers.clear()
+        self._confirmed.clear()
+
+    async def _subscribe(self, channel: str) -> None:
+        # redis-py connects at the first subscription, and cannot do so for two at once.
+        async with self._subscribing:
+            if self._subscription is None:
+                self._client = self._new_client()
+                client: Any = self._client  # pub/sub is not typed in redis-py
+                self._subscription = client.pubsub()
+            if channel not in self._confirmed:
+                await self._subscription.subscribe(channel)
+                self._confirmed[channel] = asyncio.Event()
+            if self._reader is None:
+                self._reader = asyncio.create_task(self._read())
+        await self._confirmed[channel].wait()
+
+    async def _unsubscribe(self, channel: str) -> None:
+        async with self._subscribing:
+            if not self._watchers[channel]:
+                del self._watchers[channel]
+                if self._confirmed.pop(channel, None) is not None:
+                    await self._subscription.unsubscribe(channel)
+
+    async def _read(self) -> None:
+        """Until `close`. redis-py subscribes anew after a broken connection, and tells so."""
+        pause = 0.1
+        while True:
+            try:
+                message = await self._subscription.get_message(timeout=None)
+                pause = 0.1
+            except (RedisError, OSError) as error:
+                logger.debug("subscription broken, again in %.1f s: %s", pause, error)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 2.0)
+                continue
+            if message is not None:
+                self._hand_on(message["type"], message["channel"].decode(), message["data"])
+
+    def _hand_on(self, kind: str, channel: str, data: Any) -> None:
+        if kind == "subscribe":
+            if (confirmed := self._confirmed.get(channel)) is not None:
+                confirmed.set()
+            data = LOOK_AGAIN
+        elif kind != "message":
+            return
+        for told in self._watchers.get(channel, ()):
+            told.put_nowait(data)

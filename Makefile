@@ -18,6 +18,9 @@ demo: $(STAMP)  ## start everything, ingest a PDF, stay up (ONCE=1: exit when do
 test: $(STAMP)  ## run the whole suite on its own PostgreSQL and Valkey (TESTS=path picks)
 	$(BIN)/python -m pytest -n auto --dist worksteal $(TESTS)
 
+prove: $(STAMP)  ## the proofs at full size, into docs/proofs.md (ONLY=engine picks)
+	PROVE=1 $(BIN)/python -m pytest -m "$(if $(ONLY),proof('$(ONLY)'),proof)" tests
+
 check: $(STAMP)  ## format, lint, types, imports: changes nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -52,4 +55,4 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
-.PHONY: help demo test check format matrix manual lock clean
+.PHONY: help demo test prove check format matrix manual lock clean

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
@@ -17,9 +18,14 @@ from blockbuster import blockbuster_ctx
 from redis.asyncio import Redis
 
 from celeriq import embedded
-from celeriq.embedded import Services
+from celeriq.embedded import Services, Valkey
 from tests import databases
 
+PROVING = bool(os.environ.get("PROVE"))
+PROOFS_HEAD = """# Proofs
+
+What `make prove` measured last, at full size, on two shared cores. `make test` runs the same proofs small.
+"""
 RUNNING = pytest.StashKey[Services]()
 STARTED = pytest.StashKey[ExitStack]()
 
@@ -62,12 +68,26 @@ def figure(record_property: Callable[[str, object], None]) -> Figure:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    reports: list[Any] = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
-    told = [value for report in reports for name, value in report.user_properties if name == "figure"]
+    passed: list[Any] = terminalreporter.getreports("passed")
+    failed: list[Any] = terminalreporter.getreports("failed")
+    told = [value for report in (*passed, *failed) for name, value in report.user_properties if name == "figure"]
     if told:
         terminalreporter.section("measured")
         for line in dict.fromkeys(told):
             terminalreporter.line(line)
+    if PROVING:
+        write_proofs(list(dict.fromkeys(told)))
+        called = [report for report in passed if report.when == "call"]
+        terminalreporter.line(f"{len(called)} passed, {len(failed)} failed")
+
+
+def write_proofs(lines: list[str]) -> None:
+    """Put what was measured in place of what the file says of the same proof, and keep the rest."""
+    page = databases.ROOT / "docs" / "proofs.md"
+    kept = [line for line in page.read_text().splitlines() if line.startswith("- ")] if page.exists() else []
+    subjects = {line.partition(":")[0] for line in lines}
+    rows = [line for line in kept if line[2:].partition(":")[0] not in subjects] + [f"- {line}" for line in lines]
+    page.write_text("\n".join([PROOFS_HEAD, *sorted(rows), ""]))
 
 
 @pytest.fixture(autouse=True)
@@ -104,3 +124,18 @@ def namespace() -> str:
 async def redis(services: Services) -> AsyncGenerator[Redis]:
     async with Redis.from_url(services.redis_url) as client:
         yield client
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder for sockets, whose paths must be short."""
+    with TemporaryDirectory(prefix="celeriq-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def valkey(tmp_path: Path, short_folder: Path) -> Iterator[Valkey]:
+    server = Valkey(tmp_path, short_folder, appendfsync="always")
+    server.start()
+    yield server
+    server.stop()

@@ -1,16 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
 from celeriq import PoolAdvice, RedisBroker
-from celeriq.embedded import Services, Valkey
+from celeriq.embedded import Services
 
 MakeBroker = Callable[..., RedisBroker]
 
@@ -32,18 +30,3 @@ def open_sessions(database_url: str) -> Callable[[PoolAdvice], AbstractAsyncCont
         await engine.dispose()
 
     return open_sessions
-
-
-@pytest.fixture
-def short_folder() -> Iterator[Path]:
-    """A folder for sockets, whose paths must be short."""
-    with TemporaryDirectory(prefix="celeriq-") as folder:
-        yield Path(folder)
-
-
-@pytest.fixture
-def valkey(tmp_path: Path, short_folder: Path) -> Iterator[Valkey]:
-    server = Valkey(tmp_path, short_folder, appendfsync="always")
-    server.start()
-    yield server
-    server.stop()

@@ -19,7 +19,7 @@ test: $(STAMP)  ## run the whole suite on its own PostgreSQL and Valkey (TESTS=p
 	$(BIN)/python -m pytest -n auto --dist worksteal $(TESTS)
 
 prove: $(STAMP)  ## the proofs at full size, into docs/proofs.md (ONLY=engine picks)
-	PROVE=1 $(BIN)/python -m pytest -m "$(if $(ONLY),proof('$(ONLY)'),proof)" tests
+	PROVE=1 $(BIN)/python -m pytest -m "$(if $(ONLY),proof(of='$(ONLY)'),proof)" tests
 
 check: $(STAMP)  ## format, lint, types, imports: changes nothing
 	$(BIN)/ruff format --check .

@@ -23,7 +23,7 @@ from tests.waiting import wait_for
 
 WORKER = ("taskiq", "worker", "tests.engine:broker", "--workers", "1")
 LEASE = 1.0
-pytestmark = pytest.mark.proof("engine")
+pytestmark = pytest.mark.proof(of="engine")
 TOO_LATE = ("runs elsewhere by now: it is given up", "another worker has taken it over; nothing is written")
 
 

@@ -9,6 +9,7 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 
 import pytest
@@ -34,7 +35,7 @@ ROLLS = 10 if FULL else 4
 SECONDS = 0.02
 PATIENCE = 1200 if FULL else 100
 
-pytestmark = [pytest.mark.proof("engine"), pytest.mark.timeout(1500 if FULL else 150)]
+pytestmark = [pytest.mark.proof(of="engine"), pytest.mark.timeout(1500 if FULL else 150)]
 
 Sender = Callable[[str], Awaitable[bool]]
 
@@ -42,10 +43,11 @@ Sender = Callable[[str], Awaitable[bool]]
 @pytest.fixture
 async def sender(services: Services, database_url: str, namespace: str) -> AsyncGenerator[Sender]:
     await databases.execute(database_url, *TABLES)
-    async for send in sending_to(services.redis_url, namespace):
+    async with sending_to(services.redis_url, namespace) as send:
         yield send
 
 
+@asynccontextmanager
 async def sending_to(url: str, namespace: str) -> AsyncGenerator[Sender]:
     broker = RedisBroker(url, namespace=namespace)
 
@@ -129,7 +131,7 @@ async def test_a_redis_that_is_killed_and_restarted_loses_no_acknowledged_messag
     for _ in range(WORKERS):
         start(WORKER, LEASE="2", BROKER_URL=valkey.url)
     kills = max(1, KILLS // 4)
-    async for send in sending_to(valkey.url, namespace):
+    async with sending_to(valkey.url, namespace) as send:
         sending = asyncio.create_task(send_all(send, MESSAGES))
         for kill in range(kills):
             share = (kill + 1) / (kills + 1)

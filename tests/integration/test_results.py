@@ -134,8 +134,7 @@ async def test_many_who_follow_do_not_keep_others_from_sending(make_broker: Make
     await broker.startup()
     results: Any = broker.result_backend
     waiting = [asyncio.create_task(results.wait(f"task {number}", timeout=60)) for number in range(300)]
-    await wait_for(lambda: len(results._watch._watchers) == 300)
-    await wait_for(lambda: all(event.is_set() for event in results._watch._confirmed.values()))
+    await wait_for(lambda: [event.is_set() for event in results._watch._confirmed.values()] == 300 * [True])
     await nothing.kiq()
     subscribers: Any = await redis.client_list(_type="pubsub")
     assert len([one for one in subscribers if one["sub"] == "300"]) == 1

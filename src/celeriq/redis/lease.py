@@ -15,7 +15,6 @@ from typing import Any, cast
 
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from celeriq.redis.keys import Keys
@@ -79,8 +78,8 @@ class Lease(threading.Thread):
             try:
                 client = client or self._client()
                 self._turn(client)
-            except (RedisError, OSError) as error:
-                logger.debug("no beat: %s", error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, this thread must go on beating
+                logger.debug("no beat: %r", error)
                 # What was seen before the connection broke proves nothing any more.
                 self._observed.forget()
                 _close(client)

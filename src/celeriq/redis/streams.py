@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
-import socket
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, ParamSpec, Self, TypeVar, overload
-from uuid import uuid4
 
-from redis import Redis as SyncRedis
 from redis.asyncio import ConnectionPool, Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncSession
 from taskiq import AckableMessage, AsyncResultBackend, BrokerMessage
 from taskiq_redis import RedisStreamBroker
@@ -28,11 +24,11 @@ from celeriq.outcome import Released
 from celeriq.record import Record
 from celeriq.redis.envelope import EnvelopeFormatter, task_id_of
 from celeriq.redis.keys import Keys
-from celeriq.redis.lease import Lease, patient_client
-from celeriq.redis.queues import GROUP, LONGEST_SLEEP, RELEASED, Queues, cancellation_was_swallowed
+from celeriq.redis.queues import GROUP, LONGEST_SLEEP, Queues, cancellation_was_swallowed
 from celeriq.redis.results import DAY, RedisResults
-from celeriq.redis.scripts import SOURCES, Scripts
+from celeriq.redis.scripts import Scripts
 from celeriq.redis.settlement import Ending, ending_of, persistently, settle
+from celeriq.redis.worker import Worker, connecting
 from celeriq.session import OpenSessions, PoolAdvice, Sessions
 from celeriq.task import Task
 
@@ -85,9 +81,9 @@ class RedisBroker(RedisStreamBroker):
             raise UnsupportedOptionError(f"RedisBroker refuses {option!r}: {REFUSED[option]}")
         super().__init__(url, queue_name=default_queue, consumer_group_name=GROUP, consumer_id="0", **connection)
         self.keys = Keys(namespace)
-        self.lease_seconds = lease
+        self.lease = lease
         self.max_crashes = max_crashes
-        self.lease: Lease | None = None
+        self.worker: Worker | None = None
         self._url = url
         self._client_options = dict(connection)
         self.decorator_class = Task
@@ -101,11 +97,7 @@ class RedisBroker(RedisStreamBroker):
         self._client = Redis(connection_pool=self.connection_pool)
         self._scripts = Scripts(self._client)
         self.queues = Queues(self._client, self.keys, self._scripts, self._reads)
-        self._attempts: dict[asyncio.Task[Any], Attempt] = {}
-        self._lapses = 0
-        self._next_look = 0.0
         self._resources = AsyncExitStack()
-        self._keeper: asyncio.Task[None] | None = None
         self._settling: set[asyncio.Task[None]] = set()
 
     # -- the application -------------------------------------------------------------------------------------------
@@ -184,54 +176,21 @@ class RedisBroker(RedisStreamBroker):
                 self._sessions = await self._resources.enter_async_context(self._open_sessions(self._pool))
             await super().startup()
             if self.is_worker_process:
-                await self._begin_lease()
-                self._keeper = asyncio.create_task(self._keep())
+                connect = connecting(self._url, self.lease, self._client_options)
+                self.worker = Worker(self.keys, self.queues, self.lease, connect)
+                await self.worker.begin(self._client)
                 _wake_on_signals()
         except BaseException:
             await self._close_sessions()
             raise
 
-    async def _begin_lease(self) -> None:
-        # After the fork, and before the first message: whoever holds one has beaten.
-        self.queues.worker = self.consumer_name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
-        self._client_options.setdefault("socket_timeout", max(1.0, self.lease_seconds / 2))
-        self.lease = Lease(
-            partial(patient_client, self._url, **self._client_options),
-            self.keys,
-            self.lease_seconds,
-            self._holders,
-            self._recover,
-        )
-        await self._client.hincrby(self.keys.beats, self.consumer_name, 1)
-        self._lapses = 0
-        self.lease.begin(self.consumer_name)
-        self.lease.start()
-
-    def _holders(self, client: SyncRedis) -> set[str]:
-        """Who holds messages of our queues; called in the lease's thread."""
-        holders: set[str] = set()
-        for stream in self.queues.streams():
-            with suppress(ResponseError):  # a queue that nobody has used yet
-                consumers: Any = client.xinfo_consumers(stream, GROUP)
-                holders |= {consumer["name"].decode() for consumer in consumers if consumer["pending"]}
-        return holders - {RELEASED}
-
-    def _recover(self, client: SyncRedis, worker: str, beat: str) -> None:
-        """Hand back what a dead worker holds; called in the lease's thread."""
-        release = client.register_script(SOURCES["release"])
-        release(keys=[self.keys.beats, self.keys.crashes, *self.queues.streams()], args=[GROUP, worker, beat])
-
     async def shutdown(self) -> None:
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait([self._keeper])
         # Settlements that a broken hook left to us are brought to their end.
         while self._settling:
             await asyncio.wait(self._settling)
-        if self.lease is not None:
-            await asyncio.to_thread(self.lease.stop)
-            await self._leave()
-            self.lease = None
+        if self.worker is not None:
+            await self.worker.end()
+            self.worker = None
         try:
             await super().shutdown()
         finally:
@@ -241,42 +200,6 @@ class RedisBroker(RedisStreamBroker):
     async def _close_sessions(self) -> None:
         self._sessions = None
         await self._resources.aclose()
-
-    async def _leave(self) -> None:
-        try:
-            await self.queues.hand_back_all()
-        except (RedisError, OSError) as error:
-            logger.warning("could not sign off: others take over after the lease: %s", error)
-
-    async def _keep(self) -> None:
-        """Give up what may have been taken over, and hand back what got lost. It also wakes the loop for signals."""
-        while not cancellation_was_swallowed():
-            await asyncio.sleep(LONGEST_SLEEP)
-            try:
-                await self._give_up_what_is_lost()
-                if not self.queues.reading:
-                    await self._reconcile()
-            except (RedisError, OSError) as error:
-                logger.debug("not reconciled: %s", error)
-
-    async def _reconcile(self) -> None:
-        """Once per lease, between two reads: what a read brings is known only after it."""
-        now = asyncio.get_running_loop().time()
-        if now >= self._next_look:
-            self._next_look = now + self.lease_seconds
-            await self.queues.reconcile()
-
-    async def _give_up_what_is_lost(self) -> None:
-        """After a lease without proof of life, and before anything is fetched again: cancel what runs elsewhere now."""
-        if self.lease is None or self.lease.lost or self._lapses == (lapses := self.lease.lapses):
-            return
-        lost = await self.queues.drop_lost()
-        for task, attempt in self._attempts.items():
-            if attempt.delivery.place in lost and not attempt.acknowledged:
-                name, task_id = attempt.message.task_name, attempt.message.task_id
-                logger.warning("task %s[%s] runs elsewhere by now: it is given up", name, task_id)
-                task.cancel()
-        self._lapses = lapses
 
     # -- sending ---------------------------------------------------------------------------------------------------
 
@@ -292,21 +215,18 @@ class RedisBroker(RedisStreamBroker):
     def _reads(self) -> frozenset[str]:
         if self._queues is not None:
             return self._queues
-        return frozenset({self.queue_name, *(str(task.labels["queue"]) for task in self.local_task_registry.values())})
+        # A copy: the lease's thread asks, too, while tasks may be registered.
+        tasks = list(self.local_task_registry.values())
+        return frozenset({self.queue_name, *(str(task.labels["queue"]) for task in tasks)})
 
     # -- receiving -------------------------------------------------------------------------------------------------
-
-    def _may_take(self) -> bool:
-        """Not while others may have given this worker up, until what it ran then is given up, too."""
-        return self.lease is not None and not self.lease.lost and self._lapses == self.lease.lapses
 
     async def listen(self) -> AsyncGenerator[AckableMessage, None]:
         """Deliveries, for ever. It never raises: an error would end the worker and cut off its running tasks."""
         pause = 0.1
         while True:
             try:
-                await self._reconcile()
-                deliveries = await self.queues.take() if self._may_take() else []
+                deliveries = await self._take()
                 pause = 0.1
             except (RedisError, OSError) as error:
                 logger.warning("queue not readable, next try in %.1f s: %s", pause, error)
@@ -314,11 +234,8 @@ class RedisBroker(RedisStreamBroker):
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 5.0)
                 continue
-            if not deliveries:
-                if cancellation_was_swallowed():
-                    raise asyncio.CancelledError
-                # `take` sleeps by itself, but not while nothing may be taken.
-                await asyncio.sleep(0 if self._may_take() else LONGEST_SLEEP)
+            if not deliveries and cancellation_was_swallowed():
+                raise asyncio.CancelledError
             try:
                 while deliveries:
                     delivery = deliveries.pop(0)
@@ -330,6 +247,13 @@ class RedisBroker(RedisStreamBroker):
             finally:
                 for unread in deliveries:
                     self._finish_later(self._hand_back(unread))
+
+    async def _take(self) -> list[Delivery]:
+        if self.worker is None or not self.worker.may_take:
+            await asyncio.sleep(LONGEST_SLEEP)
+            return []
+        await self.worker.reconcile()
+        return await self.queues.take()
 
     # -- the attempt -----------------------------------------------------------------------------------------------
 
@@ -352,13 +276,14 @@ class RedisBroker(RedisStreamBroker):
         """Called when a delivery was read: from here to its end, the asyncio task that did so is the attempt."""
         attempt.become_current()
         running = asyncio.current_task()
-        if running is not None:
-            self._attempts[running] = attempt
+        if running is not None and self.worker is not None:
+            self.worker.running[running] = attempt
             running.add_done_callback(lambda task: self._after_receiver(task, attempt))
 
     def _after_receiver(self, task: asyncio.Task[Any], attempt: Attempt) -> None:
         """The receiver is done. If somebody's hook raised, nothing was settled: do it from what is recorded."""
-        self._attempts.pop(task, None)
+        if self.worker is not None:
+            self.worker.running.pop(task, None)
         if attempt.outcome is not None and not isinstance(attempt.outcome, Released):
             if not attempt.settled:
                 self._finish_later(self.settle(attempt))

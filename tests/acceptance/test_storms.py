@@ -25,6 +25,7 @@ from tests.acceptance.conftest import Start
 from tests.acceptance.test_crashes import WORKER, finished, started
 from tests.conftest import Figure
 from tests.engine import TABLES
+from tests.processes import Process
 from tests.waiting import wait_for
 
 FULL = bool(os.environ.get("PROVE"))
@@ -76,6 +77,10 @@ async def send_all(send: Sender, count: int) -> set[str]:
     return acknowledged
 
 
+def listens(worker: Process) -> bool:
+    return "Listening started" in worker.output()
+
+
 async def drained(redis: Redis, namespace: str) -> bool:
     keys = Keys(namespace)
     return await redis.xlen(keys.queue("default")) == 0 and await redis.zcard(keys.delayed("default")) == 0
@@ -113,6 +118,8 @@ async def test_rolling_restarts_lose_nothing_run_nothing_twice_and_count_no_cras
     for roll in range(ROLLS):
         share = (roll + 1) / (ROLLS + 1)
         await wait_for(partial(passed, database_url, share), within=PATIENCE)
+        # Before it listens, Taskiq has no handler, and SIGTERM ends it the hard way.
+        await wait_for(partial(listens, workers[roll % 2]), within=60)
         assert await asyncio.to_thread(workers[roll % 2].stop) == 0
         workers[roll % 2] = start(WORKER, LEASE="5")
     acknowledged = await sending

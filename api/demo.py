@@ -77,18 +77,10 @@ def run(stack: ExitStack, arguments: argparse.Namespace) -> None:
     stack.callback(programs.stop)
 
     programs.run_to_end("migrate", "alembic", "upgrade", "head")
-    port = free_port()
-    programs.start(
-        "api",
-        "uvicorn",
-        "api.main:app",
-        "--port",
-        str(port),
-        "--log-level",
-        "warning",
-        "--timeout-graceful-shutdown",
-        "5",
-    )
+    with listening_socket() as listening:
+        port, descriptor = listening.getsockname()[1], listening.fileno()
+        quiet = ("--log-level", "warning", "--timeout-graceful-shutdown", "5")
+        programs.start("api", "uvicorn", "api.main:app", "--fd", str(descriptor), *quiet, inherits=(descriptor,))
     programs.start("worker", "taskiq", "worker", "broker:broker", "tasks", "--workers", "1")
     programs.start("scheduler", "taskiq", "scheduler", "broker:scheduler", "tasks")
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as api:
@@ -123,7 +115,7 @@ class Programs:
         self._logs = logs
         self._started: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, name: str, program: str, *arguments: str) -> None:
+    def start(self, name: str, program: str, *arguments: str, inherits: tuple[int, ...] = ()) -> None:
         with self._log(name).open("ab") as log:
             self._started[name] = subprocess.Popen(
                 [*dying_with_parent(), str(BIN / program), *arguments],
@@ -132,6 +124,7 @@ class Programs:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                pass_fds=inherits,
                 start_new_session=True,  # Ctrl-C is for the demo, which stops them in order
             )
 
@@ -178,7 +171,7 @@ def dying_with_parent() -> list[str]:
 
 def healthy(api: httpx.Client) -> bool:
     try:
-        return api.get("/health").is_success
+        return api.get("/health", timeout=5).is_success
     except httpx.TransportError:
         return False
 
@@ -234,16 +227,18 @@ def search(api: httpx.Client, question: str) -> None:
         console.print(f"{hit['filename']}, page {hit['page']} (distance {hit['distance']:.2f}):\n{hit['text'][:400]} …")
 
 
-def free_port() -> int:
-    """8000 if nobody has it."""
+def listening_socket() -> socket.socket:
+    """On port 8000, or on any that is free. Handed on as it is: a port that is only named may be taken meanwhile."""
     for wanted in (8000, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", wanted))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
+        listening = socket.socket()
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind(("127.0.0.1", wanted))
+            listening.listen(128)
+        except OSError:
+            listening.close()
+            continue
+        return listening
     raise DemoError("no port of 127.0.0.1 is free")
 
 

@@ -95,3 +95,17 @@ async def test_whatever_ends_the_demo_ends_everything(
     finally:
         demo.kill()
         demo.wait()
+
+
+async def test_two_demos_side_by_side_do_not_meet(environment: dict[str, str], tmp_path: Path) -> None:
+    outputs = [tmp_path / f"{number}.log" for number in range(2)]
+    demos = [start(output, alone(environment)) for output in outputs]
+    try:
+        await wait_for(lambda: all(b"Everything stays up" in output.read_bytes() for output in outputs), within=100)
+        addresses = {line for output in outputs for line in output.read_text().splitlines() if line.startswith("API  ")}
+        assert len(addresses) == 2
+    finally:
+        for demo in demos:
+            demo.terminate()
+        for demo in demos:
+            demo.wait()

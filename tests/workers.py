@@ -15,15 +15,15 @@ from celeriq import RedisBroker
 
 @asynccontextmanager
 async def running(
-    broker: RedisBroker, *, slots: int = 20, acknowledge: AcknowledgeType | None = None
+    broker: RedisBroker, *, slots: int = 20, acknowledge: AcknowledgeType | None = None, patience: float = 10
 ) -> AsyncGenerator[RedisBroker]:
-    """The broker, started as a worker's and fetching; at the end it waits for what runs."""
+    """The broker, started as a worker's and fetching; at the end it waits `patience` seconds for what runs."""
     broker.is_worker_process = True
     await broker.startup()
     stop = asyncio.Event()
     with ThreadPoolExecutor() as threads:
         receiver = Receiver(
-            broker, threads, max_async_tasks=slots, ack_type=acknowledge, run_startup=False, wait_tasks_timeout=10
+            broker, threads, max_async_tasks=slots, ack_type=acknowledge, run_startup=False, wait_tasks_timeout=patience
         )
         listening = asyncio.create_task(receiver.listen(stop))
         try:

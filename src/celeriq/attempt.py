@@ -15,22 +15,36 @@ from typing import TYPE_CHECKING, Any, Protocol
 from taskiq.exceptions import NoResultError
 from taskiq.message import TaskiqMessage
 
-from celeriq import record
+from celeriq import envelope, record
 from celeriq.definition import Definition
 from celeriq.dependencies import OpenedDependencies
-from celeriq.outcome import Failed, Ignored, NotFinishedError, Outcome, Released, Retrying, Succeeded, after_error
+from celeriq.envelope import RETRIES_LABEL, Envelope, next_steps, within
+from celeriq.outcome import (
+    Failed,
+    Ignored,
+    NotFinishedError,
+    Outcome,
+    Postponed,
+    Released,
+    Retrying,
+    Succeeded,
+    after_broken_hook,
+    after_error,
+    after_misfit,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
-
-RETRIES_LABEL = "retries"
 
 
 class Delivery(bytes):
     """A message as it came from the queue: its bytes, and where they lie until they are settled."""
 
-    queue: str
+    stream: str
+    """The key of the stream."""
     entry_id: bytes
+    queue: str
+    priority: int
     worker: str
     """Who took it, and alone may settle it."""
     crashes: int
@@ -39,13 +53,14 @@ class Delivery(bytes):
     @property
     def place(self) -> tuple[str, bytes]:
         """What tells it from another delivery of the same bytes."""
-        return self.queue, self.entry_id
+        return self.stream, self.entry_id
 
 
 class Engine(Protocol):
     """What an attempt needs of its broker."""
 
     dependency_overrides: dict[Any, Any]
+    max_payload: int
 
     def new_session(self) -> AsyncSession: ...
 
@@ -60,12 +75,15 @@ class Attempt:
 
     engine: Engine
     delivery: Delivery
+    envelope: Envelope
     message: TaskiqMessage
     dependency_context: dict[Any, Any] = field(default_factory=dict[Any, Any])
     started: float = field(default_factory=monotonic)
     outcome: Outcome | None = None
     stored: bytes = b""
     """The record, encoded before the commit: what is stored is what could be stored then."""
+    next_steps: list[tuple[Envelope, bytes]] = field(default_factory=list[tuple[Envelope, bytes]])
+    """What follows it, encoded then as well."""
     begun: bool = False
     committed: bool = False
     acknowledged: bool = False
@@ -108,12 +126,19 @@ class Attempt:
             self._end(Ignored())
             raise
         except BaseException as error:
-            self._end(after_error(error, definition.options, self.retries))
-            if isinstance(self.outcome, Retrying):
+            self._end(self._after(error, definition, args, kwargs))
+            if isinstance(self.outcome, Retrying | Postponed):
                 raise NotFinishedError from error
             raise
         self.outcome = Succeeded(value)
         return value
+
+    def _after(
+        self, error: BaseException, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Failed | Retrying | Postponed:
+        if isinstance(error, TypeError) and not self.acknowledged and not definition.accepts(args, kwargs):
+            return after_misfit(error, self.envelope.postponed)
+        return after_error(error, definition.options, self.retries)
 
     def end_from_outside(self, value: Any, error: BaseException | None) -> None:
         """Decide the outcome of an attempt that was cancelled: a time limit fails it, a stopping worker releases it.
@@ -146,19 +171,29 @@ class Attempt:
 
     def _encode(self, value: Any) -> None:
         """Before the commit: a value that cannot be stored fails the task while it can still be rolled back."""
-        self.stored = record.encode(record.success(self.message.task_id, value, self._runtime()))
+        limit, name = self.engine.max_payload, self.message.task_name
+        stored = record.encode(record.success(self.message.task_id, value, self.runtime))
+        self.next_steps = [(step, envelope.encode(step, limit)) for step in next_steps(self.envelope, value)]
+        self.stored = within(limit, stored, f"the return value of task {name!r}")
 
-    def _end(self, outcome: Failed | Retrying | Ignored | Released) -> None:
+    def _end(self, outcome: Failed | Retrying | Postponed | Ignored | Released) -> None:
         self.outcome = outcome
+        self.next_steps = []
         match outcome:
             case Failed(error):
-                self.stored = record.encode(record.failure(self.message.task_id, error, self._runtime()))
+                self.stored = record.encode(record.failure(self.message.task_id, error, self.runtime))
             case Retrying(error):
-                self.stored = record.encode(record.retry(self.message.task_id, error, self._runtime()))
-            case Ignored() | Released():
+                self.stored = record.encode(record.retry(self.message.task_id, error, self.runtime))
+            case Postponed() | Ignored() | Released():
                 self.stored = b""
 
-    def _runtime(self) -> float:
+    def refuse(self, error: BaseException, limit: int) -> None:
+        """Decide the outcome of an attempt that a middleware's hook ended before it began."""
+        self._end(after_broken_hook(error, self.envelope.postponed, limit))
+
+    @property
+    def runtime(self) -> float:
+        """Seconds since the message was read."""
         return monotonic() - self.started
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+
+import anyio
 
 from celeriq.dependencies import GraphCache
 from celeriq.options import TaskOptions
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Definition:
     """Name, function and options of a task, and what is injected into it."""
 
@@ -21,11 +25,27 @@ class Definition:
     options: TaskOptions
     graphs: GraphCache
 
+    def accepts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether the function can be called so; what is injected is left out."""
+        try:
+            self.signature.bind(*args, **kwargs)
+        except TypeError:
+            return False
+        return True
+
+    @cached_property
+    def signature(self) -> inspect.Signature:
+        """The function's own signature, without what is injected."""
+        signature = inspect.signature(self.function, eval_str=True)
+        hidden = self.graphs.for_overrides({}).injected_parameters
+        shown = [parameter for name, parameter in signature.parameters.items() if name not in hidden]
+        return signature.replace(parameters=shown)
+
     async def call(self, *args: Any, **kwargs: Any) -> Any:
         """Run the function: `async def` on the loop, `def` in a thread."""
         if inspect.iscoroutinefunction(self.function):
             return await self.function(*args, **kwargs)
-        return await asyncio.to_thread(self._call_in_thread, *args, **kwargs)
+        return await _to_its_end(asyncio.to_thread(self._call_in_thread, *args, **kwargs))
 
     def _call_in_thread(self, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -33,3 +53,18 @@ class Definition:
         except StopIteration as error:
             # No future can hold it: before Python 3.12 whoever waits for the thread would wait for ever.
             raise RuntimeError("the task raised StopIteration") from error
+
+
+async def _to_its_end(thread: Coroutine[Any, Any, Any]) -> Any:
+    """Await a thread. It cannot be cancelled: whoever cancels is obeyed when it has ended, and its slot is free."""
+    running = asyncio.ensure_future(thread)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        # anyio cancels again at every turn of the loop, asyncio as often as it is told to.
+        with anyio.CancelScope(shield=True):
+            while not running.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait({running})
+        running.exception()
+        raise

@@ -4,7 +4,9 @@
     ├── TaskDefinitionError      a task cannot be registered as it is written
     │   └── UnknownOptionError   an option that nothing reads
     ├── EncodeError              a value that cannot be stored as JSON
-    ├── NotRegistered            the outcome of a task that no module here registers
+    ├── PayloadTooLargeError     a message or result beyond the broker's limit
+    ├── SendError                a task that could not be sent
+    ├── NotRegistered            the outcome of a task that no worker has registered for too long
     ├── WorkerLostError          the outcome of a task whose workers died again and again
     ├── SessionsMissingError     a session was asked for, but nobody said where sessions come from
     └── UnsupportedOptionError   an inherited broker option whose meaning would lose or double work
@@ -13,6 +15,8 @@ Control flow, which is no error, lives in `celeriq.outcome`.
 """
 
 from __future__ import annotations
+
+from taskiq.exceptions import SendTaskError
 
 
 class CeleriqError(Exception):
@@ -35,8 +39,21 @@ class EncodeError(CeleriqError, TypeError):
     """A value that JSON cannot hold (ST-12)."""
 
 
+class PayloadTooLargeError(CeleriqError, ValueError):
+    """A message or a return value beyond `max_payload`: store it elsewhere, and send its key."""
+
+
+class SendError(CeleriqError, SendTaskError):
+    """A task that was not sent, with the reason and the remedy; a `SendTaskError` of Taskiq's as well."""
+
+    __template__ = "{reason}"
+    reason: str
+    unsent: tuple[int, ...] = ()
+    """Of many calls: the positions of those that were not sent."""
+
+
 class NotRegistered(CeleriqError, KeyError):  # noqa: N818 - Celery's name, which is stored and looked for
-    """A task of this name was asked for, and no module of the worker registers it (ST-20)."""
+    """A task of this name was asked for, and no worker registered it in time (ST-20)."""
 
 
 class WorkerLostError(CeleriqError):

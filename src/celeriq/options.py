@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from celeriq.errors import TaskDefinitionError, UnknownOptionError
+from celeriq.routing import LOWEST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +19,9 @@ class TaskOptions:
 
     queue: str | None = None
     """The queue it is sent to. Defaults to the broker's default queue."""
+
+    priority: int | None = None
+    """0, the highest, to 9 (RT-06). Defaults to what the routes say, else 0."""
 
     autoretry_for: tuple[type[Exception], ...] = ()
     """Exceptions after which the task runs again, subclasses included (RETRY-14). Defaults to none."""
@@ -47,6 +51,10 @@ def _is_queue(given: object) -> bool:
     return given is None or (isinstance(given, str) and given != "")
 
 
+def _is_priority(given: object) -> bool:
+    return given is None or (isinstance(given, int) and not isinstance(given, bool) and 0 <= given <= LOWEST)
+
+
 def _are_exception_classes(given: Any) -> bool:
     return isinstance(given, tuple) and all(
         isinstance(error, type) and issubclass(error, Exception) for error in cast("tuple[object, ...]", given)
@@ -73,6 +81,7 @@ def _are_labels(given: Any) -> bool:
 
 _LEGAL: dict[str, tuple[Callable[[Any], bool], str]] = {
     "queue": (_is_queue, 'it must be the name of a queue: write queue="mail"'),
+    "priority": (_is_priority, "it must be a number from 0, the highest, to 9"),
     "autoretry_for": (
         _are_exception_classes,
         "it must be a tuple of exception classes: write autoretry_for=(ConnectionError, TimeoutError)",

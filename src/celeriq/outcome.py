@@ -18,6 +18,8 @@ class Succeeded:
 @dataclass(frozen=True, slots=True)
 class Failed:
     error: BaseException
+    dead_because: str = ""
+    """Why it could not be run at all: then its message is kept as a dead letter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,15 @@ class Retrying:
     error: Exception
     delay: float
     """Seconds until the task runs again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """It could not begin here, and is tried once more later; this is no retry of the task."""
+
+    error: BaseException
+    delay: float
+    """Seconds until then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +48,7 @@ class Released:
     """The worker stopped before the task ended: the message stays for another one."""
 
 
-Outcome = Succeeded | Failed | Retrying | Ignored | Released
+Outcome = Succeeded | Failed | Retrying | Postponed | Ignored | Released
 
 
 class NotFinishedError(NoResultError):
@@ -51,3 +62,22 @@ def after_error(error: BaseException, options: TaskOptions, retries: int) -> Fai
     if options.max_retries is not None and retries >= options.max_retries:
         return Failed(error)
     return Retrying(error, options.default_retry_delay)
+
+
+POSTPONED_ONCE = 1
+POSTPONED_FOR = 10.0
+"""Seconds: a worker of another release may take it meanwhile."""
+
+
+def after_misfit(error: TypeError, postponed: int) -> Failed | Postponed:
+    """What becomes of a message whose arguments do not fit the task: once more elsewhere, then a dead letter."""
+    if postponed < POSTPONED_ONCE:
+        return Postponed(error, POSTPONED_FOR)
+    return Failed(error, dead_because=f"its arguments do not fit: {error}")
+
+
+def after_broken_hook(error: BaseException, postponed: int, limit: int) -> Failed | Postponed:
+    """What becomes of a message that a middleware kept from beginning: again later, `limit` times in all."""
+    if postponed + 1 < limit:
+        return Postponed(error, 2.0**postponed)
+    return Failed(error, dead_because=f"a middleware raised before the task began: {error!r}")

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
-from typing import Any, Generic, ParamSpec, TypeVar
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from types import CoroutineType
+from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from taskiq.abc.broker import AsyncBroker
 from taskiq.decor import AsyncTaskiqDecoratedTask
 
 from celeriq.attempt import Attempt
+from celeriq.calling import Arguments, Kicker, Signature, kiq_many
 from celeriq.definition import Definition
 from celeriq.dependencies import GraphCache, depends_on
 from celeriq.errors import TaskDefinitionError
 from celeriq.options import TaskOptions
+from celeriq.result import AsyncResult
 from celeriq.session import open_task_session
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 class Task(AsyncTaskiqDecoratedTask[P, R], Generic[P, R]):
@@ -46,6 +50,97 @@ class Task(AsyncTaskiqDecoratedTask[P, R], Generic[P, R]):
     def __repr__(self) -> str:
         return f"<Task {self.task_name!r}>"
 
+    def kicker(self) -> Kicker[P, R]:
+        """The call, to be changed before it is sent: `task.kicker().with_labels(queue="slow").kiq(1)`."""
+        return Kicker(
+            task_name=self.task_name, broker=self.broker, labels=dict(self.labels), return_type=self.return_type
+        )
+
+    @overload  # what it returns is Taskiq's handle, and more
+    async def kiq(self: Task[P, CoroutineType[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> AsyncResult[T]: ...
+
+    @overload
+    async def kiq(self: Task[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> AsyncResult[T]: ...
+
+    @overload
+    async def kiq(self: Task[P, R], *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]: ...
+
+    async def kiq(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, *args: P.args, **kwargs: P.kwargs
+    ) -> Any:
+        """Send the call, and return its handle as soon as Redis has it.
+
+        Raises `SendError` with the reason: arguments that JSON cannot hold, too large a message, a Redis that does not
+        answer.
+        """
+        return await self.kicker().kiq(*args, **kwargs)
+
+    @overload
+    async def delay(self: Task[P, CoroutineType[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> AsyncResult[T]: ...
+
+    @overload
+    async def delay(self: Task[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> AsyncResult[T]: ...
+
+    @overload
+    async def delay(self: Task[P, R], *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]: ...
+
+    async def delay(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """`kiq` by the name that Celery's users know (CALL-01)."""
+        return await self.kicker().kiq(*args, **kwargs)
+
+    @overload
+    async def apply_async(
+        self: Task[P, CoroutineType[Any, Any, T]],
+        args: Sequence[Any] = ...,
+        kwargs: Mapping[str, Any] | None = ...,
+        **options: Any,
+    ) -> AsyncResult[T]: ...
+
+    @overload
+    async def apply_async(
+        self: Task[P, Coroutine[Any, Any, T]],
+        args: Sequence[Any] = ...,
+        kwargs: Mapping[str, Any] | None = ...,
+        **options: Any,
+    ) -> AsyncResult[T]: ...
+
+    @overload
+    async def apply_async(
+        self: Task[P, R], args: Sequence[Any] = ..., kwargs: Mapping[str, Any] | None = ..., **options: Any
+    ) -> AsyncResult[R]: ...
+
+    async def apply_async(
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Any:
+        """Send a call with options: see `celeriq.calling.CallOptions` (CALL-02).
+
+        Raises `TypeError` for arguments that do not fit the task and for unknown options, and what `kiq` raises.
+        """
+        return await self.s(*args, **(kwargs or {})).apply_async(**options)
+
+    async def kiq_many(self, calls: Iterable[Arguments]) -> list[AsyncResult[Any]]:
+        """Send thousands of calls in few round trips: `await add.kiq_many([(1, 2), {"x": 3, "y": 4}])`.
+
+        Raises `TypeError` for arguments that do not fit, before anything is sent, and `SendError` if some calls were
+        not sent; its `unsent` has their positions.
+        """
+        return await kiq_many(self, calls)
+
+    def s(self, *args: Any, **kwargs: Any) -> Signature[R]:
+        """The call, not yet made; as a later step it gets the result of the one before as its first argument."""
+        return Signature(task=self, args=args, kwargs=kwargs)
+
+    def si(self, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:
+        """The same, which takes nothing from the step before it (CAN-02)."""
+        return Signature(task=self, args=args, kwargs=kwargs, immutable=True)
+
+    def check_arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any], what: str) -> None:
+        """Raise `TypeError` for arguments that do not fit this task (DEF-09)."""
+        try:
+            self.definition.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{what} of task {self.task_name!r}: {error}") from error
+
 
 def check(task: Definition) -> None:
     """Raise `TaskDefinitionError` for a function that could only fail in a worker."""
@@ -72,8 +167,5 @@ def in_attempt(task: Definition) -> Callable[..., Any]:
     async def run_attempt(*args: Any, **kwargs: Any) -> Any:
         return await Attempt.current().run(task, args, kwargs)
 
-    signature = inspect.signature(task.function, eval_str=True)
-    hidden = task.graphs.for_overrides({}).injected_parameters
-    shown = [parameter for name, parameter in signature.parameters.items() if name not in hidden]
-    run_attempt.__signature__ = signature.replace(parameters=shown)  # type: ignore[attr-defined]
+    run_attempt.__signature__ = task.signature  # type: ignore[attr-defined]
     return run_attempt

@@ -20,7 +20,6 @@ import httpx
 import pytest
 import yaml
 from fpdf import FPDF
-from redis.asyncio import Redis
 from sqlalchemy import make_url
 
 from broker.settings import BrokerSettings
@@ -95,16 +94,23 @@ class Outside:
 
     @contextmanager
     def running(self, name: str) -> Generator[subprocess.Popen[bytes]]:
-        with subprocess.Popen(
-            self.command(OURS[name]["command"]),
-            cwd=self.folder,
-            env=self.environment(name),
-            start_new_session=True,
-        ) as process:
+        with (
+            self.log(name).open("ab") as log,
+            subprocess.Popen(
+                self.command(OURS[name]["command"]),
+                cwd=self.folder,
+                env=self.environment(name),
+                stderr=log,
+                start_new_session=True,
+            ) as process,
+        ):
             try:
                 yield process
             finally:
                 stop(process)
+
+    def log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
 
     def is_healthy(self, name: str) -> bool:
         kind, *words = OURS[name]["healthcheck"]["test"]
@@ -310,9 +316,9 @@ async def test_the_api_stops_though_a_client_follows_a_task(outside: Outside) ->
                 assert stop(api) in {0, -signal.SIGTERM}
 
 
-async def test_the_scheduler_stays_up_until_it_is_told_to_stop(outside: Outside, redis: Redis, namespace: str) -> None:
+async def test_the_scheduler_stays_up_until_it_is_told_to_stop(outside: Outside) -> None:
     with outside.running("scheduler") as scheduler:
-        await wait_for(lambda: redis.exists(f"{{{namespace}}}:queue:default"), within=PATIENCE)
+        await wait_for(lambda: "Startup completed" in outside.log("scheduler").read_text(), within=PATIENCE)
         assert scheduler.poll() is None
         assert stop(scheduler) in {0, -signal.SIGTERM}
 

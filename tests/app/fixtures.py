@@ -9,10 +9,7 @@ from httpx import ASGITransport, AsyncClient
 from taskiq import TaskiqEvents
 
 from api.main import app
-from api.routes.tasks import results
 from broker import broker
-from celeriq.redis.keys import Keys
-from celeriq.redis.queues import Queues
 from tasks.compute import compute, on_shutdown
 from tests.waiting import wait_for
 from tests.workers import running
@@ -33,10 +30,8 @@ async def client(
     database_url: str, namespace: str, compute_pool: None, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncGenerator[AsyncClient]:
     """A client of the API, whose process is the worker too: taskiq-fastapi runs the application's lifespan."""
-    monkeypatch.setattr(broker, "keys", Keys(namespace))
-    monkeypatch.setattr(results, "keys", Keys(namespace))
+    broker.with_namespace(namespace)
     monkeypatch.setattr(broker, "is_worker_process", True)
-    monkeypatch.setattr(broker, "queues", Queues(broker._client, Keys(namespace), broker._scripts, broker._reads))
     async with (
         running(broker),
         AsyncClient(transport=ASGITransport(app), base_url="http://test", timeout=60) as client,

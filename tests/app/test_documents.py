@@ -17,7 +17,7 @@ import tasks.compute
 import tasks.documents
 from api.settings import MIB, settings
 from broker import broker
-from celeriq import PoolAdvice
+from celeriq import PoolAdvice, SendError
 from db.documents import nearest
 from db.engine import open_sessions
 from db.models import DIMENSIONS
@@ -174,9 +174,9 @@ async def test_a_queue_that_cannot_be_reached_leaves_no_document(
     client: AsyncClient, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def away(_: object) -> None:
-        raise ConnectionError("no route to the queue")
+        raise SendError(reason="no route to the queue")
 
-    monkeypatch.setattr(broker, "kick", away)
+    monkeypatch.setattr(broker._sender, "send", away)
     answer = await client.post("/documents", files={"file": ("a.pdf", pdf(WHALE), "application/pdf")})
     assert (answer.status_code, answer.json()["detail"]) == (
         503,

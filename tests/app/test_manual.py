@@ -120,13 +120,15 @@ def test_every_environment_variable_that_the_manual_names_is_a_setting() -> None
 def test_the_manual_lists_every_task_option_with_its_default() -> None:
     options = TaskOptions()
     defaults = {field.name: str(getattr(options, field.name)) for field in dataclasses.fields(options)}
-    assert table("Option") == {**defaults, "queue": "the broker's"}
+    assert table("Option") == {**defaults, "queue": "the broker's", "priority": "the route's"}
 
 
 def test_the_manual_lists_every_key_in_redis() -> None:
     keys = Keys()
-    queue = (keys.queue, keys.delayed, keys.dead)
-    assert list(table("Key")) == [*(key("NAME") for key in queue), keys.record("ID"), keys.beats, keys.crashes]
+    queue = keys.queue("NAME").replace(":0", ":STEP"), keys.delayed("NAME"), keys.dead("NAME")
+    parked = keys.parked, keys.parked_as("TASK")
+    workers = keys.beats, keys.leaving, keys.crashes, keys.sender("ID")
+    assert list(table("Key")) == [*queue, keys.paused, *parked, keys.record("ID"), keys.history, *workers]
 
 
 def test_every_make_target_that_the_manual_names_exists() -> None:

@@ -14,11 +14,17 @@ MakeBroker = Callable[..., RedisBroker]
 
 
 @pytest.fixture
-def make_broker(services: Services, namespace: str) -> MakeBroker:
-    def make(**options: Any) -> RedisBroker:
-        return RedisBroker(services.redis_url, namespace=namespace, **options)
+async def make_broker(services: Services, namespace: str) -> AsyncGenerator[MakeBroker]:
+    """Brokers of the test's own namespace; their connections are closed with the test."""
+    brokers: list[RedisBroker] = []
 
-    return make
+    def make(**options: Any) -> RedisBroker:
+        brokers.append(RedisBroker(services.redis_url, namespace=namespace, **options))
+        return brokers[-1]
+
+    yield make
+    for broker in brokers:
+        await broker.shutdown()
 
 
 @pytest.fixture

@@ -123,9 +123,9 @@ async def test_garbage_is_kept_among_the_dead_letters_and_the_worker_goes_on(
         assert await depth(broker) == 0
 
 
-async def test_a_task_that_nobody_knows_is_kept_among_the_dead_letters(make_broker: MakeBroker) -> None:
+async def test_a_task_that_nobody_knows_for_too_long_is_kept_among_the_dead_letters(make_broker: MakeBroker) -> None:
     """Taskiq acknowledges it: a typo in a deploy eats the queue (W20)."""
-    sender, worker = make_broker(), make_broker()
+    sender, worker = make_broker(), make_broker(unknown_grace=0.2, lease=0.5)
 
     @sender.task(name="unknown")
     async def unknown() -> None:
@@ -208,6 +208,7 @@ async def test_a_silent_worker_loses_its_messages_to_a_living_one(make_broker: M
         return "adopted"
 
     sent = await orphan.kiq()
+    await broker.queues.declare()
     fetched = await redis.xreadgroup("celeriq", "dead-worker", {broker.keys.queue("default"): ">"}, count=1)
     assert fetched
     async with running(broker):
@@ -376,6 +377,7 @@ async def test_the_messages_of_a_dead_worker_are_taken_over_one_after_another(
 
     for number in range(50):
         await orphan.kiq(number)
+    await broker.queues.declare()
     await redis.xreadgroup("celeriq", "dead-worker", {broker.keys.queue("default"): ">"}, count=50)
     async with running(broker):
         await wait_for(lambda: len(runs) == 50, within=30)
@@ -402,6 +404,7 @@ async def test_a_dead_workers_message_is_found_behind_those_of_living_ones(
         waiting = [await living.find_task("wait").kicker().kiq() for _ in range(30)]  # type: ignore[union-attr]
         await wait_for(lambda: len(living.queues.held) == 30)
         sent = await living.find_task("orphan").kicker().kiq()  # type: ignore[union-attr]
+        await living.queues.declare()
         await redis.xreadgroup("celeriq", "dead-worker", {living.keys.queue("default"): ">"}, count=1)
         async with running(other):
             assert (await outcome(sent)).return_value == "adopted"

@@ -13,7 +13,7 @@ from celeriq import RedisBroker
 from celeriq.embedded import Valkey
 from celeriq.redis.keys import Keys
 from celeriq.redis.lease import Lease, patient_client
-from celeriq.redis.queues import GROUP, RELEASED
+from celeriq.redis.queues import GROUP, RELEASED, release_keys
 from tests.integration.conftest import MakeBroker
 from tests.waiting import wait_for
 
@@ -29,6 +29,7 @@ async def broker(make_broker: MakeBroker) -> RedisBroker:
     for number in range(10):
         await any_task.kiq(number)
     stream = broker.keys.queue("default")
+    await broker.queues.declare()
     await broker._client.xreadgroup(GROUP, "dead", {stream: ">"}, count=10)
     await broker._client.hset(broker.keys.beats, "dead", "7")
     broker.queues.worker = "living"
@@ -41,7 +42,7 @@ async def holders(broker: RedisBroker) -> dict[str, int]:
 
 
 async def give_up(broker: RedisBroker, beat: str) -> int:
-    keys = [broker.keys.beats, broker.keys.crashes, broker.keys.queue("default")]
+    keys = [*release_keys(broker.keys), broker.keys.queue("default")]
     return int(await broker._scripts.release(keys=keys, args=[GROUP, "dead", beat]))
 
 
@@ -107,12 +108,12 @@ async def test_a_connection_that_breaks_again_and_again_never_shows_a_death(valk
     async with Redis.from_url(valkey.url) as admin:
         await admin.hset(keys.beats, "silent", "7")
         lease = Lease(
-            lambda: patient_client(valkey.url), keys, 0.5, lambda _: set(), lambda *dead: given_up.append(dead[1:])
+            lambda: patient_client(valkey.url), keys, 2, lambda _: set(), lambda *dead: given_up.append(dead[1:])
         )
         lease.begin("observer")
         lease.start()
         loop = asyncio.get_running_loop()
-        until = loop.time() + 2
+        until = loop.time() + 4
         while loop.time() < until:
             await admin.client_kill_filter(_type="normal", skipme=True)
             beat = await admin.hget(keys.beats, "observer")

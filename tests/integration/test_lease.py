@@ -64,7 +64,7 @@ async def test_a_message_whose_reply_was_lost_on_the_wire_runs(make_broker: Make
 async def send_and_take(broker: RedisBroker, redis: Redis) -> Any:
     """The message is taken in the worker's name by somebody else: for the worker, the reply never came."""
     queue = broker.keys.queue("unread")
-    await broker.queues.declare("unread")
+    await broker.queues._create_group(queue)
     sent = await broker.find_task(next(iter(broker.local_task_registry))).kicker().with_labels(queue="unread").kiq()  # type: ignore[union-attr]
     taken: Any = await redis.xreadgroup("celeriq", broker.queues.worker, {queue: ">"}, count=1)
     assert taken

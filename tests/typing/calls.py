@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from taskiq import AsyncTaskiqTask, TaskiqDepends
 from taskiq.result import TaskiqResult
 
-from celeriq import BoundTask, CurrentTask, RedisBroker, TaskSession, injected
+from celeriq import AsyncResult, BoundTask, CurrentTask, RedisBroker, TaskSession, injected
 from celeriq.definition import Definition
 
 broker = RedisBroker("redis://localhost:1")
@@ -49,14 +49,14 @@ def in_a_thread(number: int, greeting: Annotated[str, TaskiqDepends(word)] = inj
 
 
 async def send() -> None:
-    assert_type(await plain.kiq(1), AsyncTaskiqTask[str])
-    assert_type(await plain.kiq(number=1), AsyncTaskiqTask[str])
-    assert_type(await receipt.kiq(UUID(int=1)), AsyncTaskiqTask[dict[str, int]])
-    assert_type(await receipt.kiq(order=UUID(int=1), copies=2), AsyncTaskiqTask[dict[str, int]])
-    assert_type(await everything.kiq(1), AsyncTaskiqTask[list[str]])
-    assert_type(await everything.kiq(1, "a note"), AsyncTaskiqTask[list[str]])
-    assert_type(await everything.kiq(1, note=None), AsyncTaskiqTask[list[str]])
-    assert_type(await in_a_thread.kiq(1), AsyncTaskiqTask[float])
+    assert_type(await plain.kiq(1), AsyncResult[str])
+    assert_type(await plain.kiq(number=1), AsyncResult[str])
+    assert_type(await receipt.kiq(UUID(int=1)), AsyncResult[dict[str, int]])
+    assert_type(await receipt.kiq(order=UUID(int=1), copies=2), AsyncResult[dict[str, int]])
+    assert_type(await everything.kiq(1), AsyncResult[list[str]])
+    assert_type(await everything.kiq(1, "a note"), AsyncResult[list[str]])
+    assert_type(await everything.kiq(1, note=None), AsyncResult[list[str]])
+    assert_type(await in_a_thread.kiq(1), AsyncResult[float])
     assert_type(await plain.kicker().with_labels(queue="slow").kiq(1), AsyncTaskiqTask[str])
 
 

@@ -15,6 +15,7 @@ from celeriq import RedisBroker, injected
 from celeriq.attempt import Attempt, Delivery
 from celeriq.definition import Definition
 from celeriq.dependencies import Graph, GraphCache, OpenedDependencies
+from celeriq.envelope import of_message
 from celeriq.options import TaskOptions
 from celeriq.outcome import Failed, Succeeded
 from celeriq.record import Record
@@ -27,6 +28,7 @@ class Engine:
 
     def __init__(self) -> None:
         self.dependency_overrides: dict[Any, Any] = {}
+        self.max_payload = 1024
 
     def new_session(self) -> AsyncSession:
         raise NotImplementedError
@@ -46,7 +48,7 @@ class Caller(NamedTuple):
 
 def attempt(engine: Engine | None = None, **context: Any) -> Attempt:
     message = TaskiqMessage(task_id="id", task_name="name", labels={}, args=[], kwargs={})
-    begun = Attempt(engine=engine or Engine(), delivery=Delivery(b""), message=message)
+    begun = Attempt(engine=engine or Engine(), delivery=Delivery(b""), envelope=of_message(message), message=message)
     begun.dependency_context = {type(value): value for value in context.values()}
     return begun
 

@@ -15,13 +15,21 @@ from celeriq.options import KNOWN, TaskOptions, read_options
 def test_the_defaults_are_those_of_celery() -> None:
     """DEF-07, RETRY-02, RETRY-03; but messages are acknowledged late."""
     assert read_options("mail.send", {}) == TaskOptions(
-        queue=None, autoretry_for=(), max_retries=3, default_retry_delay=180, acks_late=True, schedule=(), labels={}
+        queue=None,
+        priority=None,
+        autoretry_for=(),
+        max_retries=3,
+        default_retry_delay=180,
+        acks_late=True,
+        schedule=(),
+        labels={},
     )
 
 
 def test_every_option_can_be_given() -> None:
     everything: dict[str, Any] = {
         "queue": "mail",
+        "priority": 3,
         "autoretry_for": (ConnectionError, TimeoutError),
         "max_retries": 5,
         "default_retry_delay": 0.5,

@@ -23,6 +23,7 @@ from celeriq import (
     injected,
 )
 from celeriq.attempt import Attempt, Delivery
+from celeriq.envelope import of_message
 from celeriq.options import TaskOptions
 from celeriq.redis.streams import REFUSED
 from celeriq.task import Task
@@ -38,7 +39,8 @@ def broker() -> RedisBroker:
 async def run(task: Task[..., Any], broker: RedisBroker, *args: Any) -> Any:
     """What a worker does with a message of `task`, short of settling it."""
     message = TaskiqMessage(task_id="id", task_name=task.task_name, labels={}, args=[], kwargs={})
-    return await Attempt(engine=broker, delivery=Delivery(b""), message=message).run(task.definition, args, {})
+    attempt = Attempt(engine=broker, delivery=Delivery(b""), envelope=of_message(message), message=message)
+    return await attempt.run(task.definition, args, {})
 
 
 def word() -> str:
@@ -222,10 +224,15 @@ def test_a_task_looks_like_its_function(broker: RedisBroker) -> None:
 
 
 def test_options_become_the_labels_that_taskiq_reads(broker: RedisBroker) -> None:
-    @broker.task(acks_late=False, schedule=[{"cron": "0 3 * * *"}])
+    @broker.task(acks_late=False, queue="mail", priority=3, schedule=[{"cron": "0 3 * * *"}])
     async def purge() -> None: ...
 
-    assert purge.labels == {"queue": "default", "schedule": [{"cron": "0 3 * * *"}], "ack_type": "when_received"}
+    assert purge.labels == {
+        "queue": "mail",
+        "priority": 3,
+        "schedule": [{"cron": "0 3 * * *"}],
+        "ack_type": "when_received",
+    }
 
 
 def test_a_task_without_a_queue_goes_to_the_default_queue_of_its_broker() -> None:
@@ -234,7 +241,8 @@ def test_a_task_without_a_queue_goes_to_the_default_queue_of_its_broker() -> Non
     @broker.task
     async def send() -> None: ...
 
-    assert send.labels == {"queue": "mail"}
+    assert send.labels == {}
+    assert broker._reads() == {"mail"}
 
 
 @pytest.mark.parametrize("option", sorted(REFUSED))

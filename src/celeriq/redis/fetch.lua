@@ -1,13 +1,18 @@
--- Takes messages for one worker: those that became due, then those handed back, then new ones; as many as it has slots for.
--- KEYS  1 crashes (hash)  then for each queue: its stream and its delayed messages (sorted set)
--- ARGV  1 group  2 consumer  3 free slots  4 whether a suspect may be among them
--- Answers with the milliseconds until the next delayed message, -1 if there is none, and the entries:
--- number of the queue, entry id, message, crashes.
-local group, consumer, free, suspects = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
+-- Takes messages for one worker: those that became due, then those handed back, then new ones, the highest priority
+-- first; as many as it has slots for, and none of a paused queue.
+-- KEYS  1 crashes (hash)  2 paused queues (set)  then for each queue: its delayed messages (sorted set), its streams
+-- ARGV  1 group  2 consumer  3 free slots  4 whether a suspect may be among them  5 how many streams a queue has
+--       6 … the names of the queues
+-- Answers with the milliseconds until the next delayed message, -1 if there is none, the numbers of the paused queues,
+-- and the entries: key number of the stream, entry id, message, crashes.
+local group, consumer, free, suspects, steps = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1', tonumber(ARGV[5])
 local DUE_PER_FETCH, LOOK_AT = 500, 100
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local taken, next_due = {}, -1
+local taken, next_due, paused, open = {}, -1, {}, {}
+
+-- The key number of a queue's delayed messages; those of its streams follow.
+local function base(queue) return 3 + (queue - 1) * (steps + 1) end
 
 local function field(fields)
   for index = 1, #fields, 2 do
@@ -16,18 +21,21 @@ local function field(fields)
   return ''
 end
 
-local function take(queue, entry, crashes)
+local function take(key, entry, crashes)
   -- A message deleted behind the group's back has no fields any more.
   if entry and entry[2] then
-    taken[#taken + 1] = {queue, entry[1], field(entry[2]), crashes}
+    taken[#taken + 1] = {key, entry[1], field(entry[2]), crashes}
   end
 end
 
 local function move_due(queue)
-  local delayed, stream = KEYS[2 * queue + 1], KEYS[2 * queue]
-  for _, message in ipairs(redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, DUE_PER_FETCH)) do
-    redis.call('XADD', stream, '*', 'data', message)
-    redis.call('ZREM', delayed, message)
+  local delayed = KEYS[base(queue)]
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, DUE_PER_FETCH)) do
+    local step = tonumber(string.sub(member, 1, 1))
+    -- Refused while memory is full: it stays where it is, and what can be taken is taken.
+    local added = redis.pcall('XADD', KEYS[base(queue) + 1 + step], '*', 'data', string.sub(member, 2))
+    if type(added) == 'table' then break end
+    redis.call('ZREM', delayed, member)
   end
   local first = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
   if first then
@@ -37,27 +45,37 @@ local function move_due(queue)
 end
 
 -- What was handed back runs before what is new: it has waited its turn once. A suspect runs alone.
-local function take_released(queue)
-  local stream = KEYS[2 * queue]
+local function take_released(key)
+  local stream = KEYS[key]
   for _, pending in ipairs(redis.call('XPENDING', stream, group, '-', '+', LOOK_AT, 'released')) do
     if free <= #taken then return end
     local crashes = tonumber(redis.call('HGET', KEYS[1], stream .. '/' .. pending[1]) or '0')
     if crashes == 0 or suspects then
-      take(queue, redis.call('XCLAIM', stream, group, consumer, 0, pending[1])[1], crashes)
+      take(key, redis.call('XCLAIM', stream, group, consumer, 0, pending[1])[1], crashes)
       if crashes > 0 then suspects = false end
     end
   end
 end
 
-local function take_new(queue)
+local function take_new(key)
   if free <= #taken then return end
   local fetched = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', free - #taken,
-    'STREAMS', KEYS[2 * queue], '>')
-  for _, entry in ipairs(fetched and fetched[1][2] or {}) do take(queue, entry, 0) end
+    'STREAMS', KEYS[key], '>')
+  for _, entry in ipairs(fetched and fetched[1][2] or {}) do take(key, entry, 0) end
 end
 
-local queues = (#KEYS - 1) / 2
-for queue = 1, queues do move_due(queue) end
-for queue = 1, queues do take_released(queue) end
-for queue = 1, queues do take_new(queue) end
-return {next_due, taken}
+for queue = 1, #ARGV - 5 do
+  if redis.call('SISMEMBER', KEYS[2], ARGV[5 + queue]) == 1 then
+    paused[#paused + 1] = queue
+  else
+    open[#open + 1] = queue
+    move_due(queue)
+  end
+end
+for step = 1, steps do
+  for _, queue in ipairs(open) do take_released(base(queue) + step) end
+end
+for step = 1, steps do
+  for _, queue in ipairs(open) do take_new(base(queue) + step) end
+end
+return {next_due, paused, taken}

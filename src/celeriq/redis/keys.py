@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+PRIORITY_STEPS = (0, 3, 6, 9)
+"""A queue has a stream for each step, 0 for the highest; a priority goes to the largest step below it (RT-06)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Keys:
@@ -11,8 +14,12 @@ class Keys:
 
     namespace: str = "celeriq"
 
-    def queue(self, name: str) -> str:
-        return f"{{{self.namespace}}}:queue:{name}"
+    def queue(self, name: str, step: int = 0) -> str:
+        return f"{{{self.namespace}}}:queue:{name}:{step}"
+
+    def steps(self, name: str) -> list[str]:
+        """The streams of a queue, the highest priority first."""
+        return [self.queue(name, step) for step in PRIORITY_STEPS]
 
     def delayed(self, queue: str) -> str:
         return f"{{{self.namespace}}}:delayed:{queue}"
@@ -21,12 +28,44 @@ class Keys:
         return f"{{{self.namespace}}}:dead:{queue}"
 
     @property
+    def paused(self) -> str:
+        return f"{{{self.namespace}}}:paused"
+
+    @property
+    def parked(self) -> str:
+        return f"{{{self.namespace}}}:parked"
+
+    def parked_as(self, name: str) -> str:
+        return f"{{{self.namespace}}}:parked:{name}"
+
+    @property
     def beats(self) -> str:
         return f"{{{self.namespace}}}:beats"
+
+    @property
+    def leaving(self) -> str:
+        return f"{{{self.namespace}}}:leaving"
 
     @property
     def crashes(self) -> str:
         return f"{{{self.namespace}}}:crashes"
 
+    @property
+    def wake(self) -> str:
+        """A channel, not a key."""
+        return f"{{{self.namespace}}}:wake"
+
+    @property
+    def history(self) -> str:
+        return f"{{{self.namespace}}}:history"
+
+    def sender(self, name: str) -> str:
+        return f"{{{self.namespace}}}:sender:{name}"
+
     def record(self, task_id: str) -> str:
         return f"{{{self.namespace}}}:record:{task_id}"
+
+
+def step_of(priority: int) -> int:
+    """The priority step, 0 to 9, that `priority` belongs to (RT-06)."""
+    return max(step for step in PRIORITY_STEPS if step <= priority)

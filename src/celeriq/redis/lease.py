@@ -45,6 +45,7 @@ class Lease(threading.Thread):
         holders: Holders,
         recover: Recover,
         *,
+        each_turn: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         super().__init__(name="celeriq-lease", daemon=True)
@@ -53,6 +54,7 @@ class Lease(threading.Thread):
         self._seconds = seconds
         self._holders = holders
         self._recover = recover
+        self._each_turn = each_turn
         self._clock = clock
         self._observed = Observed(seconds)
         self._stopping = threading.Event()
@@ -75,6 +77,7 @@ class Lease(threading.Thread):
         pause = min(self._seconds / BEATS_PER_LEASE, LONGEST_PAUSE)
         client: Redis | None = None
         while not self._stopping.wait(pause):
+            self._each_turn()
             try:
                 client = client or self._client()
                 self._turn(client)

@@ -4,68 +4,73 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, cast
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from celeriq.attempt import Delivery
-from celeriq.redis.keys import Keys
+from celeriq.redis.keys import PRIORITY_STEPS, Keys
 from celeriq.redis.scripts import Scripts
+from celeriq.redis.sleep import LONGEST, Sleep
 
 logger = logging.getLogger(__name__)
 
 GROUP = "celeriq"
 RELEASED = "released"
 """In this name those messages are pending that were handed back."""
+PARKED = "parked"
+"""In this one those that no worker could run so far."""
 
 MOST_PENDING = 100_000
 """More than any worker holds."""
 
-LONGEST_SLEEP = 0.1
-"""Seconds that an idle worker sleeps at most; a stop, a message handed back and a new delay wait that long for it."""
+Place = tuple[str, bytes]
+Taken = list[tuple[int, bytes, bytes]]
 
 
 class Queues:
     """The queues of one worker process. `names` tells which they are; more may come as tasks are registered."""
 
-    def __init__(self, client: Redis, keys: Keys, scripts: Scripts, names: Callable[[], Iterable[str]]) -> None:
+    def __init__(
+        self, client: Redis, keys: Keys, scripts: Scripts, names: Callable[[], Iterable[str]], sleep: Sleep
+    ) -> None:
         self._client = client
         self._keys = keys
         self._scripts = scripts
         self._names = names
+        self._sleep = sleep
         self._declared: set[str] = set()
+        self._turn = 0
         self.worker = ""
-        self.held: dict[tuple[str, bytes], Delivery] = {}
+        self.held: dict[Place, Delivery] = {}
         self._most = 0
         self.reading = False
 
-    # -- sending ---------------------------------------------------------------------------------------------------
+    async def declare(self) -> list[str]:
+        """The queues; each of their groups exists after this and begins at 0, where nothing is too early for it."""
+        names = sorted(self._names())
+        for queue in names:
+            if queue not in self._declared:
+                for stream in self._keys.steps(queue):
+                    await self._create_group(stream)
+                self._declared.add(queue)
+        return names
 
-    async def declare(self, queue: str) -> None:
-        """The group begins at 0 and exists from the first send on: nothing is too early to be delivered."""
-        if queue in self._declared:
-            return
+    async def _create_group(self, stream: str) -> None:
         try:
-            await self._client.xgroup_create(self._keys.queue(queue), GROUP, id="0", mkstream=True)
+            await self._client.xgroup_create(stream, GROUP, id="0", mkstream=True)
         except ResponseError as error:
             if "BUSYGROUP" not in str(error):
                 raise
-        self._declared.add(queue)
-
-    async def declare_all(self) -> list[str]:
-        names = sorted(self._names())
-        for queue in names:
-            await self.declare(queue)
-        return names
 
     def forget_declared(self) -> None:
         """After an error: the server may have lost its groups."""
         self._declared.clear()
 
     def streams(self) -> list[str]:
-        return [self._keys.queue(queue) for queue in sorted(self._names())]
+        return [stream for queue in sorted(self._names()) for stream in self._keys.steps(queue)]
 
     # -- taking ----------------------------------------------------------------------------------------------------
 
@@ -74,51 +79,65 @@ class Queues:
         """Slots that are surely free: who asks for a message has one, and has had as many as it ever held at once."""
         return max(1, self._most - len(self.held))
 
-    async def take(self) -> list[Delivery]:
-        """What there is for the free slots, or after a short sleep the next message, or nothing."""
+    async def take(self, free: int | None = None) -> list[Delivery]:
+        """What there is for the free slots, or after a sleep the next message, or nothing."""
         self.reading = True
         try:
-            names = await self.declare_all()
-            wait, deliveries = await self._fetch(names)
-            if not deliveries:
-                deliveries = await self._sleep(names, wait)
+            names = self._in_turn(await self.declare())
+            self._sleep.look()
+            free = free or self.free
+            wait, streams, deliveries = await self._fetch(names, free)
+            if not deliveries and wait > 0:
+                deliveries = await self._next(streams, wait)
             self._hold(deliveries)
+            # A read of one brings one from each stream that had any.
+            for surplus in deliveries[free:]:
+                await self.hand_back(surplus)
+            del deliveries[free:]
         finally:
             self.reading = False
         return deliveries
+
+    def _in_turn(self, names: list[str]) -> list[str]:
+        """Another queue is the first each time, so that of the same priority none waits for the others (RT-06)."""
+        self._turn = (self._turn + 1) % len(names) if names else 0
+        return names[self._turn :] + names[: self._turn]
 
     def _hold(self, deliveries: list[Delivery]) -> None:
         # All of them from now on: those at the end may have to wait for a slot.
         self.held.update((delivery.place, delivery) for delivery in deliveries)
         self._most = max(self._most, len(self.held))
 
-    async def _fetch(self, names: list[str]) -> tuple[float, list[Delivery]]:
-        keys = [self._keys.crashes]
+    async def _fetch(self, names: list[str], free: int) -> tuple[float, list[str], list[Delivery]]:
+        """Seconds until the next delayed message, the streams that may be read, and what there was."""
+        keys = [self._keys.crashes, self._keys.paused]
         for queue in names:
-            keys += [self._keys.queue(queue), self._keys.delayed(queue)]
+            keys += [self._keys.delayed(queue), *self._keys.steps(queue)]
         suspects_run = any(delivery.crashes for delivery in self.held.values())
-        answer = await self._scripts.fetch(keys=keys, args=[GROUP, self.worker, self.free, int(not suspects_run)])
-        next_due, taken = cast("tuple[int, list[tuple[int, bytes, bytes, int]]]", answer)
-        sleep = LONGEST_SLEEP if next_due < 0 else min(LONGEST_SLEEP, next_due / 1000)
-        return sleep, [
-            self._delivery(names[queue - 1], entry_id, data, crashes) for queue, entry_id, data, crashes in taken
-        ]
-
-    async def _sleep(self, names: list[str], seconds: float) -> list[Delivery]:
-        """A blocking read of one: the first worker to sleep is woken by the next message, and it alone."""
-        streams = {self._keys.queue(queue): queue for queue in names}
-        fetched: Any = await self._client.xreadgroup(
-            GROUP, self.worker, dict.fromkeys(streams, ">"), count=1, block=max(1, round(seconds * 1000))
+        arguments: list[Any] = [GROUP, self.worker, free, int(not suspects_run), len(PRIORITY_STEPS), *names]
+        answer = await self._scripts.fetch(keys=keys, args=arguments)
+        next_due, paused, taken = cast("tuple[int, list[int], list[tuple[int, bytes, bytes, int]]]", answer)
+        open_queues = [queue for number, queue in enumerate(names, start=1) if number not in paused]
+        return (
+            LONGEST if next_due < 0 else min(LONGEST, next_due / 1000),
+            [self._keys.queue(queue, step) for step in PRIORITY_STEPS for queue in open_queues],
+            [self._delivery(keys[key - 1], entry_id, data, crashes) for key, entry_id, data, crashes in taken],
         )
+
+    async def _next(self, streams: list[str], seconds: float) -> list[Delivery]:
+        """A blocking read of one: the first worker to sleep is woken by the next message, and it alone."""
+        fetched = await self._sleep.read(GROUP, self.worker, streams, seconds)
         return [
-            self._delivery(streams[stream.decode()], entry_id, fields.get(b"data", b""))
+            self._delivery(stream.decode(), entry_id, fields.get(b"data", b""))
             for stream, entries in _pairs(fetched)
             for entry_id, fields in entries
         ]
 
-    def _delivery(self, queue: str, entry_id: bytes, data: bytes, crashes: int = 0) -> Delivery:
+    def _delivery(self, stream: str, entry_id: bytes, data: bytes, crashes: int = 0) -> Delivery:
         delivery = Delivery(data)
-        delivery.queue, delivery.entry_id, delivery.worker, delivery.crashes = queue, entry_id, self.worker, crashes
+        delivery.stream, delivery.entry_id, delivery.worker, delivery.crashes = stream, entry_id, self.worker, crashes
+        delivery.queue, _, step = stream.partition(":queue:")[2].rpartition(":")
+        delivery.priority = int(step)
         return delivery
 
     # -- giving back -----------------------------------------------------------------------------------------------
@@ -132,7 +151,7 @@ class Queues:
             logger.warning("%d messages were taken but never arrived here: they are handed back", len(strangers))
             await self._release(strangers)
 
-    async def drop_lost(self) -> set[tuple[str, bytes]]:
+    async def drop_lost(self) -> set[Place]:
         """Forget, and name, what was held here and has been given to others; to be called after a beat.
 
         Whoever gives a worker up names the beat that it saw last, so after a new one nothing more can be lost.
@@ -143,37 +162,70 @@ class Queues:
             self.held.pop(place, None)
         return lost
 
-    async def _pending(self) -> list[tuple[str, bytes]]:
-        pending: list[tuple[str, bytes]] = []
-        for queue in sorted(self._names()):
+    async def _pending(self) -> list[Place]:
+        pending: list[Place] = []
+        for stream in self.streams():
             entries: Any = await self._client.xpending_range(
-                self._keys.queue(queue), GROUP, "-", "+", MOST_PENDING, consumername=self.worker
+                stream, GROUP, "-", "+", MOST_PENDING, consumername=self.worker
             )
-            pending += [(queue, entry["message_id"]) for entry in entries]
+            pending += [(stream, entry["message_id"]) for entry in entries]
         return pending
 
-    async def hand_back_all(self) -> None:
+    async def hand_back_all(self, but: Collection[Place] = ()) -> None:
         """At the end: what is still pending runs elsewhere, at once and without a crash being counted."""
+        await self._sleep.close()
+        if but:
+            for place in set(await self._pending()) - set(but):
+                await self._release([place])
+            return
         await self._release([])
         self.held.clear()
-        await self._scripts.leave(keys=[self._keys.beats, *self.streams()], args=[GROUP, self.worker])
+        await self._scripts.leave(
+            keys=[self._keys.beats, self._keys.leaving, *self.streams()], args=[GROUP, self.worker]
+        )
 
     async def hand_back(self, delivery: Delivery) -> None:
         self.held.pop(delivery.place, None)
         await self._release([delivery.place])
 
-    async def _release(self, places: list[tuple[str, bytes]]) -> None:
-        numbers = {queue: number for number, queue in enumerate(sorted(self._names()), start=1)}
-        entries = [part for queue, entry_id in places for part in (numbers[queue], entry_id)]
-        await self._scripts.release(
-            keys=[self._keys.beats, self._keys.crashes, *self.streams()], args=[GROUP, self.worker, "", *entries]
+    async def _release(self, places: list[Place]) -> None:
+        """Hand back what lies at `places`, or all that is pending for this worker, if there are none."""
+        streams = self.streams()
+        entries = [part for stream, entry_id in places for part in (streams.index(stream) + 1, entry_id)]
+        await self._scripts.release(keys=[*release_keys(self._keys), *streams], args=[GROUP, self.worker, "", *entries])
+
+    # -- what no module here can run -------------------------------------------------------------------------------
+
+    async def park(self, delivery: Delivery, name: str) -> None:
+        """Leave it to a worker that knows `name`."""
+        await self._scripts.park(
+            keys=[delivery.stream, self._keys.parked, self._keys.parked_as(name)],
+            args=[GROUP, self.worker, delivery.entry_id, name],
         )
+        self.held.pop(delivery.place, None)
+
+    async def unpark(self, knows: Callable[[str], bool], grace: float) -> list[Delivery]:
+        """Hand back what is parked under a name that is known here; answers with what waited longer than `grace`."""
+        expired: list[Delivery] = []
+        names = cast("set[bytes]", await self._client.smembers(self._keys.parked))
+        for name in sorted(name.decode() for name in names):
+            keys = [self._keys.parked, self._keys.parked_as(name), self._keys.wake, *self.streams()]
+            wait = "" if knows(name) else round(grace * 1000)
+            taken: Any = await self._scripts.unpark(keys=keys, args=[GROUP, self.worker, name, wait])
+            expired += [self._delivery(keys[key - 1], entry_id, data) for key, entry_id, data in cast("Taken", taken)]
+        self._hold(expired)
+        return expired
 
 
 def cancellation_was_swallowed() -> bool:
     """Before Python 3.12 asyncio.wait_for, on which redis-py waits, may lose a cancellation: stops hang (W23)."""
     running = asyncio.current_task()
     return running is not None and running.cancelling() > 0
+
+
+def release_keys(keys: Keys) -> list[str]:
+    """The keys of the script `release` in front of the streams."""
+    return [keys.beats, keys.crashes, keys.leaving, keys.wake]
 
 
 Entries = list[tuple[bytes, dict[bytes, bytes]]]

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
 from typing import Any, TypeVar, cast
 
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from taskiq.depends.progress_tracker import TaskProgress
 from taskiq.result import TaskiqResult
 from taskiq_redis import RedisAsyncResultBackend
@@ -22,7 +27,11 @@ from celeriq.redis.keys import Keys
 from celeriq.redis.scripts import Scripts
 from celeriq.redis.watch import Watch
 
+logger = logging.getLogger(__name__)
+
 R = TypeVar("R")
+
+PAUSE = 0.2
 
 DAY = 86_400
 
@@ -51,7 +60,7 @@ class RedisResults(RedisAsyncResultBackend[R]):
         self._client: Redis = Redis(connection_pool=self.redis_pool)
         self._scripts = Scripts(self._client)
         # A connection of its own, which may wait for ever: many who follow a task must not keep others from sending.
-        self._watch = Watch(partial(_patient, url, connection))
+        self._watch = Watch(partial(patient, url, connection))
 
     async def store(self, stored: Record, *, only_if_absent: bool = False) -> None:
         """Store a state and tell whoever waits; SUCCESS is never overwritten (ST-07)."""
@@ -72,7 +81,7 @@ class RedisResults(RedisAsyncResultBackend[R]):
         """
         async with self._watch.changes(self.keys.record(task_id)) as told:
             last: Record | None = None
-            current = await self.find(task_id)
+            current = await self._find_patiently(task_id)
             while True:
                 if current is not None and current != last:
                     yield current
@@ -80,7 +89,16 @@ class RedisResults(RedisAsyncResultBackend[R]):
                 if current is not None and current.ready:
                     return
                 change = await told.get()
-                current = record.decode(change) if change else await self.find(task_id)
+                current = record.decode(change) if change else await self._find_patiently(task_id)
+
+    async def _find_patiently(self, task_id: str) -> Record | None:
+        """A Redis that is away for a moment is no reason to give up waiting."""
+        while True:
+            try:
+                return await self.find(task_id)
+            except (RedisConnectionError, RedisTimeoutError) as error:
+                logger.debug("not looked up, again in %.1f s: %s", PAUSE, error)
+                await asyncio.sleep(PAUSE)
 
     async def wait(self, task_id: str, timeout: float | None = None) -> Record:  # noqa: ASYNC109 - as callers know it
         """The record once the task has ended; raises `TimeoutError` after `timeout` seconds, None waits for ever."""
@@ -129,6 +147,12 @@ class RedisResults(RedisAsyncResultBackend[R]):
         return TaskProgress(state=stored.status, meta=stored.result) if stored is not None else None
 
 
-def _patient(url: str, connection: dict[str, Any]) -> Redis:
-    options: dict[str, Any] = {**connection, "socket_timeout": None}
+def never_reconnecting(url: str, connection: dict[str, Any], seconds: float) -> Redis:
+    """One connection, known to Redis by one id as long as it lives."""
+    return patient(url, {"single_connection_client": True, "retry": Retry(NoBackoff(), 0), **connection}, seconds)
+
+
+def patient(url: str, connection: dict[str, Any], seconds: float | None = None) -> Redis:
+    """A client of one connection, which waits for an answer that may take `seconds`, None for ever."""
+    options: dict[str, Any] = {**connection, "socket_timeout": None if seconds is None else seconds + 3}
     return Redis.from_url(url, **options)  # pyright: ignore[reportUnknownMemberType] - untyped in redis-py

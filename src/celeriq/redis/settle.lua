@@ -1,27 +1,75 @@
--- Ends one attempt, once and whole: state and result, the next run, the acknowledgement.
+-- Ends attempts, each once and whole: states and results, the next messages, the history, the acknowledgement.
 -- Lua is isolated but not transactional: checks first, then writes that memory can refuse, the acknowledgement last.
--- KEYS  1 queue (stream)  2 delayed messages (sorted set)  3 record  4 crashes (hash)  5 dead letters (stream)
--- ARGV  1 group  2 consumer  3 entry id  4 fenced  5 record  6 milliseconds to keep it  7 next message  8 its delay in ms
---       9 why it is dead, '' if it is not  10 message
-local group, consumer, entry = ARGV[1], ARGV[2], ARGV[3]
+-- KEYS  1 crashes (hash)  2 history (stream)  3 wake (channel)  then for each attempt: its stream, the dead letters
+--       (stream), its records, where its next messages go (streams, or sorted sets of delayed ones)
+-- ARGV  1 group  2 consumer  3 milliseconds to keep a record  4 entries of history to keep  5 dead letters to keep
+--       6 milliseconds to keep them  then for each attempt: entry id, whether it is fenced, number of records, records,
+--       number of next messages, for each its delay in ms ('' none) and the message (behind the digit of its priority
+--       step, if it is delayed), why it is dead ('' it is not), message, history entry ('' none)
+-- Answers for each attempt with 1, 0 if it is no longer this consumer's, or the text of an error.
 local FINAL = '{"status":"SUCCESS"'
+local group, consumer = ARGV[1], ARGV[2]
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local key, argument = 3, 6
+local wake = false
 
--- The fence: a worker that was given up for dead must not settle what is no longer its own.
-if ARGV[4] == '1' and #redis.call('XPENDING', KEYS[1], group, entry, entry, 1, consumer) == 0 then
-  return 0
+local function next_key() key = key + 1 return KEYS[key] end
+local function next_argument() argument = argument + 1 return ARGV[argument] end
+
+local function read_attempt()
+  local attempt = {stream = next_key(), dead = next_key(), entry = next_argument(), fenced = next_argument() == '1',
+    records = {}, messages = {}}
+  for index = 1, tonumber(next_argument()) do attempt.records[index] = {next_key(), next_argument()} end
+  for index = 1, tonumber(next_argument()) do
+    attempt.messages[index] = {next_key(), next_argument(), next_argument()}
+  end
+  attempt.dead_because, attempt.message, attempt.history = next_argument(), next_argument(), next_argument()
+  return attempt
 end
-if ARGV[5] ~= '' and redis.call('GETRANGE', KEYS[3], 0, #FINAL - 1) ~= FINAL then
-  redis.call('SET', KEYS[3], ARGV[5], 'PX', ARGV[6])
-  redis.call('PUBLISH', KEYS[3], ARGV[5])
+
+local function store(record, stored)
+  if redis.call('GETRANGE', record, 0, #FINAL - 1) == FINAL then return end
+  redis.call('SET', record, stored, 'PX', ARGV[3])
+  redis.call('PUBLISH', record, stored)
 end
-if ARGV[7] ~= '' then
-  local now = redis.call('TIME')
-  redis.call('ZADD', KEYS[2], now[1] * 1000 + math.floor(now[2] / 1000) + ARGV[8], ARGV[7])
+
+local function send(target, delay, message)
+  if delay == '' then
+    redis.call('XADD', target, '*', 'data', message)
+  else
+    redis.call('ZADD', target, now + delay, message)
+    wake = wake or redis.call('ZRANGE', target, 0, 0)[1] == message
+  end
 end
-if ARGV[9] ~= '' then
-  redis.call('XADD', KEYS[5], '*', 'data', ARGV[10], 'reason', ARGV[9])
+
+local function bury(attempt)
+  redis.call('XADD', attempt.dead, 'MAXLEN', ARGV[5], '*', 'data', attempt.message, 'reason', attempt.dead_because)
+  redis.call('XTRIM', attempt.dead, 'MINID', now - ARGV[6])
 end
-redis.call('XACK', KEYS[1], group, entry)
-redis.call('XDEL', KEYS[1], entry)
-redis.call('HDEL', KEYS[4], KEYS[1] .. '/' .. entry)
-return 1
+
+local function settle(attempt)
+  local stream, entry = attempt.stream, attempt.entry
+  -- The fence: a worker that was given up for dead must not settle what is no longer its own.
+  if attempt.fenced and #redis.call('XPENDING', stream, group, entry, entry, 1, consumer) == 0 then return 0 end
+  for _, record in ipairs(attempt.records) do store(record[1], record[2]) end
+  for _, message in ipairs(attempt.messages) do send(message[1], message[2], message[3]) end
+  if attempt.dead_because ~= '' then bury(attempt) end
+  if attempt.history ~= '' then
+    redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', 'data', attempt.history)
+  end
+  redis.call('XACK', stream, group, entry)
+  redis.call('XDEL', stream, entry)
+  -- A suspect has ended, so that the next one may run.
+  if redis.call('HDEL', KEYS[1], stream .. '/' .. entry) == 1 then wake = true end
+  return 1
+end
+
+local answers = {}
+while argument < #ARGV do
+  local ok, answer = pcall(settle, read_attempt())
+  if not ok and type(answer) == 'table' then answer = answer.err end
+  answers[#answers + 1] = ok and answer or tostring(answer)
+end
+if wake then redis.call('PUBLISH', KEYS[3], '') end
+return answers

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, ReadOnlyError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from celeriq.attempt import Attempt, Delivery
-from celeriq.outcome import Retrying
-from celeriq.redis.envelope import for_retry
+from celeriq.attempt import Delivery
+from celeriq.redis.batches import Batches
 from celeriq.redis.keys import Keys
 from celeriq.redis.queues import GROUP
 from celeriq.redis.scripts import Scripts
+from celeriq.redis.sending import Parcel
 
 logger = logging.getLogger(__name__)
 
@@ -26,58 +26,94 @@ T = TypeVar("T")
 AWAY = (RedisConnectionError, RedisTimeoutError, OutOfMemoryError, ReadOnlyError, OSError)
 """Errors that pass: a restart, a failover, a memory that somebody will enlarge."""
 
+REFUSED = ("OOM", "READONLY", "MISCONF", "NOREPLICAS")
+"""How the script tells of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """What the settlement script is told, beside where the message lies."""
+    """What the settlement script is told of one attempt."""
 
-    task_id: str
+    delivery: Delivery
     fenced: bool = True
-    record: bytes = b""
-    next_message: bytes = b""
-    delay: float = 0.0
-    """Seconds until the next message is due."""
+    records: Sequence[tuple[str, bytes]] = ()
+    """Task ids and records."""
+    parcels: Sequence[Parcel] = ()
+    """Its next run, or what follows it."""
     dead_because: str = ""
+    history: bytes = b""
 
 
-def ending_of(attempt: Attempt) -> Ending:
-    """The settlement that the attempt's outcome asks for."""
-    outcome = attempt.outcome
-    return Ending(
-        task_id=attempt.message.task_id,
-        fenced=not attempt.acknowledged,
-        record=attempt.stored,
-        next_message=for_retry(attempt.delivery) if isinstance(outcome, Retrying) else b"",
-        delay=outcome.delay if isinstance(outcome, Retrying) else 0.0,
-    )
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """How much of the past is kept."""
+
+    records: int
+    """Milliseconds; 0 stores none."""
+    history: int = 100_000
+    dead_letters: int = 10_000
+    """In each queue."""
+    dead_for: int = 30 * 86_400_000
+    """Milliseconds."""
 
 
-async def settle(scripts: Scripts, keys: Keys, delivery: Delivery, ending: Ending, keep: int) -> bool:
-    """Run the script until Redis has answered; False if the message is no longer this worker's.
+class Settlement:
+    """Settles attempts, those that end at the same moment in one round trip, until Redis has answered.
 
-    `keep`: milliseconds that a record is kept; 0 stores none. Asking again after a broken connection is safe: the
-    script's fence lets a settlement through once.
+    Asking again after a broken connection is safe: the script's fence lets a settlement through once.
     """
-    script_keys = [
-        keys.queue(delivery.queue),
-        keys.delayed(delivery.queue),
-        keys.record(ending.task_id),
-        keys.crashes,
-        keys.dead(delivery.queue),
-    ]
-    arguments: list[Any] = [
-        GROUP,
-        delivery.worker,
-        delivery.entry_id,
-        int(ending.fenced),
-        ending.record if keep else b"",
-        keep,
-        ending.next_message,
-        round(ending.delay * 1000),
-        ending.dead_because,
-        bytes(delivery) if ending.dead_because else b"",
-    ]
-    return bool(await persistently(lambda: scripts.settle(keys=script_keys, args=arguments)))
+
+    def __init__(self, keys: Keys, scripts: Scripts, keeping: Callable[[], Keeping]) -> None:
+        self._keys = keys
+        self._scripts = scripts
+        self._keeping = keeping
+        self._batches: Batches[Ending, bool] = Batches(self._flush)
+
+    async def settle(self, ending: Ending) -> bool:
+        """False if the message is no longer this worker's."""
+        return await self._batches.put(ending)
+
+    async def _flush(self, endings: Sequence[Ending]) -> Sequence[bool | Exception]:
+        keys, arguments = self._batch(endings)
+        answers = await persistently(lambda: self._ask(keys, arguments))
+        return [
+            answer == 1 if isinstance(answer, int) else RedisError(f"not settled: {answer.decode()}")
+            for answer in answers
+        ]
+
+    async def _ask(self, keys: list[str], arguments: list[Any]) -> list[int | bytes]:
+        answers: list[int | bytes] = await self._scripts.settle(keys=keys, args=arguments)
+        for answer in answers:
+            if isinstance(answer, bytes) and answer.decode().startswith(REFUSED):
+                raise OutOfMemoryError(answer.decode())
+        return answers
+
+    def _batch(self, endings: Sequence[Ending]) -> tuple[list[str], list[Any]]:
+        keeping = self._keeping()
+        keys = [self._keys.crashes, self._keys.history, self._keys.wake]
+        arguments: list[Any] = [
+            GROUP,
+            endings[0].delivery.worker,
+            keeping.records,
+            keeping.history,
+            keeping.dead_letters,
+            keeping.dead_for,
+        ]
+        for ending in endings:
+            self._add(ending, keys, arguments, stores=keeping.records > 0)
+        return keys, arguments
+
+    def _add(self, ending: Ending, keys: list[str], arguments: list[Any], *, stores: bool) -> None:
+        delivery, records = ending.delivery, ending.records if stores else ()
+        keys += (delivery.stream, self._keys.dead(delivery.queue))
+        keys += (self._keys.record(task_id) for task_id, _ in records)
+        keys += (parcel.key(self._keys) for parcel in ending.parcels)
+        arguments += (delivery.entry_id, int(ending.fenced), len(records), *(stored for _, stored in records))
+        arguments.append(len(ending.parcels))
+        for parcel in ending.parcels:
+            arguments += (round(parcel.delay * 1000) if parcel.delayed else "", parcel.data)
+        message = bytes(delivery) if ending.dead_because else b""
+        arguments += (ending.dead_because, message, ending.history)
 
 
 async def persistently(write: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -5,30 +5,36 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any, ParamSpec, Self, TypeVar, overload
+from typing import Any, ParamSpec, Self, TypeVar, cast, overload
 
 from redis.asyncio import ConnectionPool, Redis
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncSession
-from taskiq import AckableMessage, AsyncResultBackend, BrokerMessage
+from taskiq import AckableMessage, AsyncResultBackend, AsyncTaskiqDecoratedTask, BrokerMessage
 from taskiq_redis import RedisStreamBroker
 
-from celeriq import record
+from celeriq import envelope
 from celeriq.attempt import Attempt, Delivery
-from celeriq.errors import EncodeError, NotRegistered, SessionsMissingError, UnsupportedOptionError, WorkerLostError
+from celeriq.envelope import Envelope
+from celeriq.errors import EncodeError, SendError, SessionsMissingError, UnsupportedOptionError
 from celeriq.options import read_options
-from celeriq.outcome import Released
 from celeriq.record import Record
-from celeriq.redis.envelope import EnvelopeFormatter, task_id_of
+from celeriq.redis.attempts import Attempts
+from celeriq.redis.dead_letters import DeadLetters
+from celeriq.redis.formatter import EnvelopeFormatter
 from celeriq.redis.keys import Keys
-from celeriq.redis.queues import GROUP, LONGEST_SLEEP, Queues, cancellation_was_swallowed
-from celeriq.redis.results import DAY, RedisResults
+from celeriq.redis.queues import GROUP, Queues, cancellation_was_swallowed
+from celeriq.redis.results import DAY, RedisResults, never_reconnecting, patient
 from celeriq.redis.scripts import Scripts
-from celeriq.redis.settlement import Ending, ending_of, persistently, settle
-from celeriq.redis.worker import Worker, connecting
+from celeriq.redis.sending import Parcel, Sender
+from celeriq.redis.settlement import Keeping, Settlement, persistently
+from celeriq.redis.sleep import LONGEST, Sleep
+from celeriq.redis.watch import Watch
+from celeriq.redis.worker import PULSE, Worker, connecting
+from celeriq.routing import Route, Routes, check_priority, find_route, read_routes
 from celeriq.session import OpenSessions, PoolAdvice, Sessions
 from celeriq.task import Task
 
@@ -61,6 +67,12 @@ class RedisBroker(RedisStreamBroker):
     `max_crashes`: how many workers may die while they run a message, before it is a dead letter.
     `result_expires`: seconds that a state or result is kept, counted anew at every write (ST-05).
     `queues`: what a worker reads; by default the default queue and the queues of all registered tasks.
+    `routes`: queue and priority by task name, glob, pattern or function: see `celeriq.routing`.
+    `max_payload`: bytes that a message or a return value may have.
+    `unknown_grace`: seconds that the message of an unknown task waits for a worker that knows it.
+    `history_share`: how many of the plain successes the history gets, from 0 to 1; the rest it always gets.
+    `grace`: seconds that running tasks get when a worker is told to stop; None waits for them.
+    `blocked_limit`: seconds after which a worker ends whose event loop is blocked.
     """
 
     result_backend: AsyncResultBackend[Any]
@@ -75,32 +87,56 @@ class RedisBroker(RedisStreamBroker):
         lease: float = 30.0,
         max_crashes: int = 3,
         result_expires: float = DAY,
+        routes: Routes = (),
+        max_payload: int = 1024 * 1024,
+        unknown_grace: float = 3600.0,
+        history_share: float = 1.0,
+        grace: float | None = None,
+        blocked_limit: float = 600.0,
         **connection: Any,
     ) -> None:
         for option in connection.keys() & REFUSED.keys():
             raise UnsupportedOptionError(f"RedisBroker refuses {option!r}: {REFUSED[option]}")
         super().__init__(url, queue_name=default_queue, consumer_group_name=GROUP, consumer_id="0", **connection)
-        self.keys = Keys(namespace)
         self.lease = lease
         self.max_crashes = max_crashes
+        self.max_payload = max_payload
+        self.unknown_grace = unknown_grace
+        self.history_share = history_share
+        self.grace = grace
+        self.blocked_limit = blocked_limit
         self.worker: Worker | None = None
+        self.decorator_class = Task
         self._url = url
         self._client_options = dict(connection)
-        self.decorator_class = Task
-        self.formatter = EnvelopeFormatter(self)
-        self.result_backend = RedisResults[Any](url, namespace=namespace, expires=result_expires, **connection)
+        self._routers = read_routes(routes)
         self._queues = None if queues is None else frozenset(queues)
         self._open_sessions: OpenSessions | None = None
         self._pool = PoolAdvice()
         self._sessions: Sessions | None = None
+        self._resources = AsyncExitStack()
+        self._unreadable = 0.0
         # taskiq-redis builds a client per call, which costs more than the call.
         self._client = Redis(connection_pool=self.connection_pool)
         self._scripts = Scripts(self._client)
-        self.queues = Queues(self._client, self.keys, self._scripts, self._reads)
-        self._resources = AsyncExitStack()
-        self._settling: set[asyncio.Task[None]] = set()
+        self._sleep = Sleep(partial(never_reconnecting, url, connection, LONGEST), self._client)
+        self._watch = Watch(partial(patient, url, connection))
+        self.result_backend = RedisResults[Any](url, namespace=namespace, expires=result_expires, **connection)
+        self.with_namespace(namespace)
 
     # -- the application -------------------------------------------------------------------------------------------
+
+    def with_namespace(self, namespace: str) -> Self:
+        """Keep apart what belongs to `namespace`; in tests, say it before the broker starts."""
+        self.keys = Keys(namespace)
+        self.queues = Queues(self._client, self.keys, self._scripts, self._reads, self._sleep)
+        self.settlement = Settlement(self.keys, self._scripts, self._keeping)
+        self.attempts = Attempts(self)
+        self.formatter = EnvelopeFormatter(self.max_payload, self.attempts.begin)
+        self._sender = Sender(self.keys, self._scripts)
+        if isinstance(self.result_backend, RedisResults):
+            self.result_backend.keys = self.keys
+        return self
 
     def with_result_backend(self, result_backend: AsyncResultBackend[Any]) -> Self:
         """Store results elsewhere: then state and acknowledgement are two steps, not one.
@@ -155,7 +191,11 @@ class RedisBroker(RedisStreamBroker):
         if callable(task_name):
             return self.task()(task_name)
         read = read_options(name or task_name or "(named after its function)", options)
-        labels: dict[str, Any] = {**read.labels, "queue": read.queue or self.queue_name, "options": read}
+        labels: dict[str, Any] = {**read.labels, "options": read}
+        if read.queue is not None:
+            labels["queue"] = read.queue
+        if read.priority is not None:
+            labels["priority"] = read.priority
         if read.schedule:
             labels["schedule"] = list(read.schedule)
         if not read.acks_late:
@@ -176,21 +216,32 @@ class RedisBroker(RedisStreamBroker):
                 self._sessions = await self._resources.enter_async_context(self._open_sessions(self._pool))
             await super().startup()
             if self.is_worker_process:
-                connect = connecting(self._url, self.lease, self._client_options)
-                self.worker = Worker(self.keys, self.queues, self.lease, connect)
-                await self.worker.begin(self._client)
-                _wake_on_signals()
+                await self._start_worker()
         except BaseException:
             await self._close_sessions()
             raise
 
+    async def _start_worker(self) -> None:
+        self.worker = Worker(
+            self.keys,
+            self.queues,
+            self.attempts,
+            self._sleep,
+            self._client,
+            watch=self._watch,
+            lease=self.lease,
+            blocked_limit=self.blocked_limit,
+            connect=connecting(self._url, self.lease, self._client_options),
+        )
+        await self.worker.begin()
+        _on_signals(partial(self.worker.leave, self.grace))
+
     async def shutdown(self) -> None:
-        # Settlements that a broken hook left to us are brought to their end.
-        while self._settling:
-            await asyncio.wait(self._settling)
         if self.worker is not None:
             await self.worker.end()
             self.worker = None
+        await self._sleep.close()
+        await self._watch.close()
         try:
             await super().shutdown()
         finally:
@@ -204,56 +255,119 @@ class RedisBroker(RedisStreamBroker):
     # -- sending ---------------------------------------------------------------------------------------------------
 
     async def kick(self, message: BrokerMessage) -> None:
-        queue = str(message.labels.get("queue", self.queue_name))
-        await self.queues.declare(queue)
-        await self._client.xadd(self.keys.queue(queue), {"data": message.message})
+        """For Taskiq's own senders, its scheduler for one."""
+        await self.send(envelope.decode(message.message))
+
+    async def send(self, envelope: Envelope, *, at: float | None = None) -> None:
+        """Send a message, `at` seconds since 1970 or after the delay that it bears.
+
+        Raises `SendError` with the reason; messages that are sent at the same moment share a round trip.
+        """
+        try:
+            await self._sender.send(self._parcel(envelope, at))
+        except SendError as error:
+            raise SendError(reason=f"task {envelope.task!r} was not sent: {error.reason}") from error
+
+    async def send_many(self, envelopes: Sequence[Envelope]) -> list[BaseException | None]:
+        """What became of each: None, or the `SendError`."""
+        return await self._sender.send_all([self._parcel(envelope) for envelope in envelopes])
+
+    def _parcel(self, message: Envelope, at: float | None = None) -> Parcel:
+        try:
+            for step in _with_later_ones(message):
+                self._address(step)
+            encoded = envelope.encode(message, self.max_payload)
+        except (EncodeError, ValueError) as error:
+            raise SendError(reason=f"task {message.task!r} was not sent: {error}") from error
+        return Parcel(message.queue, encoded, message.priority, message.delay, at)
+
+    def _address(self, message: Envelope) -> None:
+        """The call decides, then the task, then the routes, then the default (RT-02)."""
+        route = find_route(self._routers, message.task, message.args, message.kwargs)
+        message.queue = str(message.labels.get("queue") or route.queue or self.queue_name)
+        priority = message.labels.get("priority", route.priority)
+        message.priority = check_priority(0 if priority is None else _number(priority))
+        # As other brokers of Taskiq's read it, in seconds.
+        message.delay = message.delay or float(message.labels.get("delay", 0.0))
 
     async def _declare_consumer_group(self) -> None:
         """Called by `RedisStreamBroker.startup()`."""
-        await self.queues.declare_all()
+        if self.is_worker_process:
+            await self.queues.declare()
 
     def _reads(self) -> frozenset[str]:
         if self._queues is not None:
             return self._queues
         # A copy: the lease's thread asks, too, while tasks may be registered.
-        tasks = list(self.local_task_registry.values())
-        return frozenset({self.queue_name, *(str(task.labels["queue"]) for task in tasks)})
+        return frozenset({self.queue_name, *(self._queue_of(task) for task in list(self.local_task_registry.values()))})
+
+    def _queue_of(self, task: AsyncTaskiqDecoratedTask[Any, Any]) -> str:
+        """Where calls of the task go that say nothing else; a route may look at the arguments, which are not known."""
+        return str(task.labels.get("queue") or self._route_of(task.task_name).queue or self.queue_name)
+
+    def _route_of(self, task_name: str) -> Route:
+        return find_route(self._routers, task_name, (), {})
+
+    # -- queues ----------------------------------------------------------------------------------------------------
+
+    async def pause(self, queue: str) -> None:
+        """Workers take nothing more from it, as soon as they are told; what runs goes on, and so does sending."""
+        await self._client.sadd(self.keys.paused, queue)
+        await self._wake_workers()
+
+    async def resume(self, queue: str) -> None:
+        await self._client.srem(self.keys.paused, queue)
+        await self._wake_workers()
+
+    async def _wake_workers(self) -> None:
+        client: Any = self._client  # publish is not typed in redis-py
+        await client.publish(self.keys.wake, "")
+
+    async def paused(self) -> set[str]:
+        """The queues that are paused."""
+        names = cast("set[bytes]", await self._client.smembers(self.keys.paused))
+        return {name.decode() for name in names}
+
+    def dead_letters(self, queue: str | None = None) -> DeadLetters:
+        """What could not be run of a queue, by default the default queue."""
+        return DeadLetters(self._client, self.keys, self._scripts, queue or self.queue_name)
 
     # -- receiving -------------------------------------------------------------------------------------------------
 
     async def listen(self) -> AsyncGenerator[AckableMessage, None]:
-        """Deliveries, for ever. It never raises: an error would end the worker and cut off its running tasks."""
-        pause = 0.1
+        """Deliveries, for ever: what Taskiq's receiver reads."""
         while True:
-            try:
-                deliveries = await self._take()
-                pause = 0.1
-            except (RedisError, OSError) as error:
-                logger.warning("queue not readable, next try in %.1f s: %s", pause, error)
-                self.queues.forget_declared()
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, 5.0)
-                continue
-            if not deliveries and cancellation_was_swallowed():
-                raise asyncio.CancelledError
+            deliveries = await self.take()
             try:
                 while deliveries:
                     delivery = deliveries.pop(0)
-                    if delivery.crashes >= self.max_crashes:
-                        died = f"{delivery.crashes} workers died while they ran it"
-                        await self._bury(delivery, WorkerLostError(died))
-                    elif delivery.place in self.queues.held:
-                        yield AckableMessage(data=delivery, ack=partial(self._acknowledge, delivery))
+                    if await self.attempts.admit(delivery):
+                        yield AckableMessage(data=delivery, ack=partial(self.attempts.acknowledge, delivery))
             finally:
                 for unread in deliveries:
-                    self._finish_later(self._hand_back(unread))
+                    self.attempts.finish_later(self.attempts.hand_back(unread))
 
-    async def _take(self) -> list[Delivery]:
+    async def take(self, free: int | None = None) -> list[Delivery]:
+        """Messages for `free` slots, by default as many as are surely free; after a while nothing.
+
+        It raises nothing: an error would end the worker and cut off its running tasks.
+        """
         if self.worker is None or not self.worker.may_take:
-            await asyncio.sleep(LONGEST_SLEEP)
+            await asyncio.sleep(PULSE)
             return []
-        await self.worker.reconcile()
-        return await self.queues.take()
+        try:
+            await self.worker.reconcile()
+            deliveries = await self.queues.take(free)
+            self._unreadable = 0.0
+        except (RedisError, OSError) as error:
+            self._unreadable = min(self._unreadable * 2 or 0.1, 5.0)
+            logger.warning("queue not readable, next try in %.1f s: %s", self._unreadable, error)
+            self.queues.forget_declared()
+            await asyncio.sleep(self._unreadable)
+            return []
+        if not deliveries and cancellation_was_swallowed():
+            raise asyncio.CancelledError
+        return deliveries
 
     # -- the attempt -----------------------------------------------------------------------------------------------
 
@@ -272,35 +386,6 @@ class RedisBroker(RedisStreamBroker):
     ) -> None:
         self._dependency_context = context
 
-    def begin(self, attempt: Attempt) -> None:
-        """Called when a delivery was read: from here to its end, the asyncio task that did so is the attempt."""
-        attempt.become_current()
-        running = asyncio.current_task()
-        if running is not None and self.worker is not None:
-            self.worker.running[running] = attempt
-            running.add_done_callback(lambda task: self._after_receiver(task, attempt))
-
-    def _after_receiver(self, task: asyncio.Task[Any], attempt: Attempt) -> None:
-        """The receiver is done. If somebody's hook raised, nothing was settled: do it from what is recorded."""
-        if self.worker is not None:
-            self.worker.running.pop(task, None)
-        if attempt.outcome is not None and not isinstance(attempt.outcome, Released):
-            if not attempt.settled:
-                self._finish_later(self.settle(attempt))
-        elif attempt.delivery.place in self.queues.held:
-            self._finish_later(self._hand_back(attempt.delivery))
-
-    def _finish_later(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._settling.add(task)
-        task.add_done_callback(self._settling.discard)
-
-    async def _hand_back(self, delivery: Delivery) -> None:
-        try:
-            await self.queues.hand_back(delivery)
-        except (RedisError, OSError) as error:
-            logger.warning("not handed back yet: %s", error)
-
     def new_session(self) -> AsyncSession:
         return self.sessions()
 
@@ -311,64 +396,43 @@ class RedisBroker(RedisStreamBroker):
 
     async def settle(self, attempt: Attempt) -> None:
         """End the attempt, once."""
-        if attempt.settled or attempt.outcome is None or isinstance(attempt.outcome, Released):
-            return
-        if not await self._settle(attempt.delivery, ending_of(attempt)):
-            name, task_id = attempt.message.task_name, attempt.message.task_id
-            logger.warning("task %s[%s]: another worker has taken it over; nothing is written", name, task_id)
-        attempt.settled = True
+        await self.attempts.settle(attempt)
 
-    async def _settle(self, delivery: Delivery, ending: Ending) -> bool:
-        keep = self.result_backend.milliseconds if isinstance(self.result_backend, RedisResults) else 0
-        written = await settle(self._scripts, self.keys, delivery, ending, keep)
-        self.queues.held.pop(delivery.place, None)
-        return written
+    def _keeping(self) -> Keeping:
+        results = self.result_backend
+        return Keeping(records=results.milliseconds if isinstance(results, RedisResults) else 0)
 
-    async def _bury(self, delivery: Delivery, error: Exception) -> None:
-        """A message that cannot be run is kept among the dead letters, not destroyed, and its task has failed."""
-        logger.error("dead letter in queue %r: %s", delivery.queue, error)
-        task_id = task_id_of(delivery)
-        failed = record.encode(record.failure(task_id, error, 0.0)) if task_id else b""
-        await self._settle(delivery, Ending(task_id, record=failed, dead_because=str(error)))
 
-    async def _acknowledge(self, delivery: Delivery) -> None:
-        """Called by Taskiq's receiver, and not only when a task has ended."""
-        attempt = Attempt.current_or_none()
-        if attempt is None or attempt.delivery is not delivery:
-            await self._bury(delivery, EncodeError("undecodable: not a celeriq message"))
-        elif attempt.outcome is not None:
-            await self.settle(attempt)
-        elif attempt.begun:
-            await self._acknowledge_cancelled(attempt)
-        elif self.find_task(attempt.message.task_name) is None:
-            name = attempt.message.task_name
-            await self._bury(delivery, NotRegistered(f"unknown task {name!r}: no module here registers it"))
-        else:
-            await self._acknowledge_early(attempt)
+def _with_later_ones(message: Envelope) -> Iterator[Envelope]:
+    yield message
+    for step in (*message.link, *message.chain):
+        yield from _with_later_ones(step)
 
-    async def _acknowledge_cancelled(self, attempt: Attempt) -> None:
-        """Leave the decision to `set_result`, which comes later and knows why; a foreign one would not tell us."""
-        if not isinstance(self.result_backend, RedisResults):
-            attempt.end_from_outside(None, asyncio.CancelledError())
-            await self.settle(attempt)
 
-    async def _acknowledge_early(self, attempt: Attempt) -> None:
-        attempt.acknowledged = await settle(
-            self._scripts, self.keys, attempt.delivery, Ending(attempt.message.task_id), keep=0
-        )
+def _number(given: Any) -> object:
+    """A label is text by now."""
+    try:
+        return int(given)
+    except ValueError:
+        return given
 
 
 def _address(pool: ConnectionPool) -> list[Any]:
     return [pool.connection_kwargs.get(part) for part in ("host", "port", "path", "db")]
 
 
-def _wake_on_signals() -> None:
-    """Taskiq's own signal handlers set an event without waking the loop; asyncio's wakes it and then calls them."""
+def _on_signals(leave: Callable[[], None]) -> None:
+    """Taskiq's own signal handlers set an event without waking the loop; asyncio's wakes it, and then calls them."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         handler = signal.getsignal(number)
         if callable(handler):
             try:
-                loop.add_signal_handler(number, handler, number, None)
+                loop.add_signal_handler(number, _leave_and, leave, handler, number)
             except (NotImplementedError, RuntimeError, ValueError):  # not the main thread, or no Unix
                 return
+
+
+def _leave_and(leave: Callable[[], None], handler: Callable[[int, None], Any], number: int) -> None:
+    leave()
+    handler(number, None)

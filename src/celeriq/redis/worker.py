@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from time import monotonic
 from typing import Any
 from uuid import uuid4
 
@@ -16,49 +18,104 @@ from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from celeriq.attempt import Attempt
+from celeriq.redis.attempts import Attempts
 from celeriq.redis.keys import Keys
 from celeriq.redis.lease import Lease, patient_client
-from celeriq.redis.queues import GROUP, LONGEST_SLEEP, RELEASED, Queues, cancellation_was_swallowed
+from celeriq.redis.queues import GROUP, PARKED, RELEASED, Queues, cancellation_was_swallowed, release_keys
 from celeriq.redis.scripts import SOURCES
+from celeriq.redis.sleep import Sleep
+from celeriq.redis.watch import Watch
 
 logger = logging.getLogger(__name__)
 
-Running = dict[asyncio.Task[Any], Attempt]
+PULSE = 0.1
+"""Seconds between two looks at what this process holds."""
+
+LAST_WORDS = 4.0
+"""Seconds that cancelled attempts get to close what they have opened; Taskiq's worker waits five."""
+
+BLOCKED = 70
+"""Exit code of a process whose event loop was blocked for too long."""
 
 
 class Worker:
     """Beats, reconciles what Redis says with what is held here, and hands everything back at the end."""
 
-    def __init__(self, keys: Keys, queues: Queues, lease: float, connect: Callable[..., SyncRedis]) -> None:
+    def __init__(
+        self,
+        keys: Keys,
+        queues: Queues,
+        attempts: Attempts,
+        sleep: Sleep,
+        client: Redis,
+        *,
+        watch: Watch,
+        lease: float,
+        blocked_limit: float,
+        connect: Callable[..., SyncRedis],
+    ) -> None:
         # The name is made after the fork, and is new for every process.
         self.name = queues.worker = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
-        self.running: Running = {}
         self._keys = keys
         self._queues = queues
+        self._attempts = attempts
+        self._sleep = sleep
+        self._client = client
+        self._watch = watch
         self._seconds = lease
-        self._lease = Lease(connect, keys, lease, self._holders, self._recover)
+        self._blocked_limit = blocked_limit
+        self._lease = Lease(connect, keys, lease, self._holders, self._recover, each_turn=self._end_if_blocked)
         self._lapses = 0
         self._next_look = 0.0
-        self._keeper: asyncio.Task[None] | None = None
+        self._pulse = monotonic()
+        self._helpers: list[asyncio.Task[None]] = []
 
-    async def begin(self, client: Redis) -> None:
+    async def begin(self) -> None:
         """Beat for the first time: whoever holds a message has done so."""
-        await client.hincrby(self._keys.beats, self.name, 1)
+        await self._client.hincrby(self._keys.beats, self.name, 1)
         self._lease.begin(self.name)
         self._lease.start()
-        self._keeper = asyncio.create_task(self._keep())
+        self._helpers = [asyncio.create_task(self._keep()), asyncio.create_task(self._wake())]
+
+    # -- leaving ---------------------------------------------------------------------------------------------------
+
+    def leave(self, grace: float | None) -> None:
+        """Told to stop: whatever ends this process now did not crash it. After `grace` seconds nothing may run on."""
+        loop = asyncio.get_running_loop()
+        self._helpers.append(loop.create_task(self._say_so()))
+        if grace is not None:
+            loop.call_later(grace, self._cancel_attempts)
+
+    async def _say_so(self) -> None:
+        with suppress(RedisError, OSError):
+            await self._client.sadd(self._keys.leaving, self.name)
 
     async def end(self) -> None:
-        """Stop beating and hand back what is left, at once and without counting a crash."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait([self._keeper])
-        await asyncio.to_thread(self._lease.stop)
+        """Stop what runs, then beating, and hand back what is left, at once and without counting a crash.
+
+        A thread cannot be stopped: as long as one runs, this process goes on beating and keeps its message.
+        """
+        self._cancel_attempts()
+        if running := list(self._attempts.running):
+            await asyncio.wait(running, timeout=LAST_WORDS)
+        await self._attempts.drain()
+        for helper in self._helpers:
+            helper.cancel()
+        if self._helpers:
+            await asyncio.wait(self._helpers)
+        unstoppable = {attempt.delivery.place for attempt in self._attempts.running.values()}
+        if not unstoppable:
+            await asyncio.to_thread(self._lease.stop)
         try:
-            await self._queues.hand_back_all()
+            await self._queues.hand_back_all(unstoppable)
         except (RedisError, OSError) as error:
             logger.warning("could not sign off: others take over after the lease: %s", error)
+
+    def _cancel_attempts(self) -> None:
+        for task in list(self._attempts.running):
+            task.cancel()
+
+    # -- living ----------------------------------------------------------------------------------------------------
 
     @property
     def lapses(self) -> int:
@@ -76,11 +133,13 @@ class Worker:
         if now >= self._next_look:
             self._next_look = now + self._seconds
             await self._queues.reconcile()
+            await self._attempts.look_after_parked()
 
     async def _keep(self) -> None:
         """Look after all this while every slot is taken and nothing is read. It also wakes the loop for signals."""
         while not cancellation_was_swallowed():
-            await asyncio.sleep(LONGEST_SLEEP)
+            self._pulse = monotonic()
+            await asyncio.sleep(PULSE)
             try:
                 await self._give_up_what_is_lost()
                 if not self._queues.reading:
@@ -88,20 +147,40 @@ class Worker:
             except (RedisError, OSError) as error:
                 logger.debug("not reconciled: %s", error)
 
+    async def _wake(self) -> None:
+        """End the sleep when something is there that a blocking read does not see: see the scripts."""
+        while not cancellation_was_swallowed():
+            try:
+                async with self._watch.changes(self._keys.wake) as told:
+                    while True:
+                        await told.get()
+                        self._sleep.wake()
+            except (RedisError, OSError) as error:
+                logger.debug("not subscribed: %s", error)
+                await asyncio.sleep(PULSE)
+
     async def _give_up_what_is_lost(self) -> None:
         """After a lease without proof of life, and before anything is fetched again: cancel what runs elsewhere now."""
         lapses = self._lease.lapses
         if self._lease.lost or self._lapses == lapses:
             return
         lost = await self._queues.drop_lost()
-        for task, attempt in self.running.items():
+        for task, attempt in self._attempts.running.items():
             if attempt.delivery.place in lost and not attempt.acknowledged:
                 name, task_id = attempt.message.task_name, attempt.message.task_id
                 logger.warning("task %s[%s] runs elsewhere by now: it is given up", name, task_id)
                 task.cancel()
         self._lapses = lapses
 
-    # The next two are called in the lease's thread.
+    # The next three are called in the lease's thread.
+
+    def _end_if_blocked(self) -> None:
+        """A loop that is blocked for so long will not come back, and its messages would never move."""
+        blocked = monotonic() - self._pulse
+        if blocked > self._blocked_limit:
+            logger.critical("the event loop has been blocked for %.0f s: this process ends", blocked)
+            faulthandler.dump_traceback(all_threads=True)
+            os._exit(BLOCKED)
 
     def _holders(self, client: SyncRedis) -> set[str]:
         """Who holds messages of our queues."""
@@ -110,12 +189,12 @@ class Worker:
             with suppress(ResponseError):  # a queue that nobody has used yet
                 consumers: Any = client.xinfo_consumers(stream, GROUP)
                 holders |= {consumer["name"].decode() for consumer in consumers if consumer["pending"]}
-        return holders - {RELEASED}
+        return holders - {RELEASED, PARKED}
 
     def _recover(self, client: SyncRedis, worker: str, beat: str) -> None:
         """Hand back what a dead worker holds."""
         release = client.register_script(SOURCES["release"])
-        release(keys=[self._keys.beats, self._keys.crashes, *self._queues.streams()], args=[GROUP, worker, beat])
+        release(keys=[*release_keys(self._keys), *self._queues.streams()], args=[GROUP, worker, beat])
 
 
 def connecting(url: str, lease: float, options: dict[str, Any]) -> Callable[..., SyncRedis]:

@@ -1,0 +1,250 @@
+"""Calling a task: one call or thousands of the same, at once or later, alone or with others behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, cast, runtime_checkable
+
+from msgspec.structs import replace as with_fields
+from taskiq.abc.broker import AsyncBroker
+from taskiq.abc.middleware import TaskiqMiddleware
+from taskiq.abc.result_backend import AsyncResultBackend
+from taskiq.kicker import AsyncKicker
+from taskiq.message import TaskiqMessage
+from taskiq.utils import maybe_awaitable
+
+from celeriq.envelope import Envelope, chained, of_message
+from celeriq.errors import SendError
+from celeriq.result import AsyncResult
+from celeriq.routing import check_priority
+
+if TYPE_CHECKING:
+    from celeriq.task import Task
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Arguments = Sequence[Any] | Mapping[str, Any]
+"""The arguments of one of many calls: a tuple of positional ones, or a mapping of named ones."""
+
+
+@runtime_checkable
+class Sends(Protocol):
+    """A broker that takes envelopes."""
+
+    async def send(self, envelope: Envelope, *, at: float | None = None) -> None: ...
+
+    async def send_many(self, envelopes: Sequence[Envelope]) -> list[BaseException | None]: ...
+
+
+class Kicker(AsyncKicker[P, R], Generic[P, R]):
+    """Taskiq's way to change a call before it is sent: `task.kicker().with_labels(queue="slow").kiq(1)`."""
+
+    async def kiq(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Send the call. Raises `SendError`, which is a `SendTaskError`, with the reason."""
+        if not isinstance(self.broker, Sends):
+            return await super().kiq(*args, **kwargs)
+        message = await self.prepare(args, kwargs)
+        await self.broker.send(of_message(message))
+        return await self.sent(message)
+
+    async def prepare(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> TaskiqMessage:
+        """The message, as the middlewares want it."""
+        message = self._prepare_message(*args, **kwargs)
+        for middleware in self.broker.middlewares:
+            if middleware.__class__.pre_send != TaskiqMiddleware.pre_send:
+                message = await maybe_awaitable(middleware.pre_send(message))
+        return message
+
+    async def sent(self, message: TaskiqMessage) -> AsyncResult[Any]:
+        for middleware in reversed(self.broker.middlewares):
+            if middleware.__class__.post_send != TaskiqMiddleware.post_send:
+                await maybe_awaitable(middleware.post_send(message))
+        return self.result_of(message.task_id)
+
+    def result_of(self, task_id: str, parent: AsyncResult[Any] | None = None) -> AsyncResult[Any]:
+        backend = cast("AsyncResultBackend[Any]", self.broker.result_backend)
+        return AsyncResult(task_id, backend, cast("Any", self.return_type), parent=parent)
+
+
+async def kiq_many(task: Task[Any, Any], calls: Iterable[Arguments]) -> list[AsyncResult[Any]]:
+    """Send many calls in few round trips; see `Task.kiq_many`."""
+    kicker = task.kicker()
+    messages: list[TaskiqMessage] = []
+    for number, call in enumerate(calls):
+        args, kwargs = _arguments(call)
+        task.check_arguments(args, kwargs, f"call {number}")
+        messages.append(await kicker.prepare(args, kwargs))
+    outcomes = await sending(kicker.broker).send_many([of_message(message) for message in messages])
+    unsent = tuple(number for number, error in enumerate(outcomes) if error is not None)
+    results = [await kicker.sent(sent) for number, sent in enumerate(messages) if outcomes[number] is None]
+    if unsent:
+        count, first = f"{len(unsent)} of {len(messages)}", outcomes[unsent[0]]
+        raise SendError(reason=f"{count} calls of {task.task_name!r} were not sent: {first}", unsent=unsent)
+    return results
+
+
+def _arguments(call: Arguments) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    return ((), call) if isinstance(call, Mapping) else (call, {})
+
+
+def sending(broker: AsyncBroker) -> Sends:
+    """`broker`, if it takes envelopes; raises `TypeError` otherwise."""
+    if not isinstance(broker, Sends):
+        raise TypeError(f"{type(broker).__name__} takes no chains, links or bulk: it needs a RedisBroker")
+    return broker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallOptions:
+    """What one call may say beside its arguments."""
+
+    queue: str | None = None
+    """Where it goes, whatever task and routes say (RT-02)."""
+
+    priority: int | None = None
+    """0, the highest, to 9 (RT-06)."""
+
+    countdown: float | None = None
+    """Seconds until it may run, by the clock of Redis (CALL-04)."""
+
+    eta: datetime | None = None
+    """The moment from which on it may run; one without a time zone is in UTC (CALL-05)."""
+
+    task_id: str | None = None
+    """Your own id. Ids are not compared: two calls of one id share one result (CALL-09)."""
+
+    link: Sequence[Signature[Any]] = ()
+    """What is sent when it has succeeded, with its result as the first argument (CALL-16)."""
+
+    def __post_init__(self) -> None:
+        if self.priority is not None:
+            check_priority(self.priority)
+        if self.countdown is not None and self.eta is not None:
+            raise ValueError("countdown and eta say the same thing twice: give one of them")
+        if self.countdown is not None and not 0 <= self.countdown < 2**31:
+            raise ValueError(f"countdown is {self.countdown!r}; it must be seconds, 0 or more and less than 2**31")
+
+    def labels(self) -> dict[str, Any]:
+        return {name: value for name in ("queue", "priority") if (value := getattr(self, name)) is not None}
+
+
+KNOWN_OPTIONS = tuple(CallOptions.__dataclass_fields__)
+
+
+def call_options(given: Mapping[str, Any]) -> CallOptions:
+    """Raises `TypeError` for an option that no call has."""
+    for option in given:
+        if option not in KNOWN_OPTIONS:
+            raise TypeError(f"unknown option {option!r} of a call; known are {', '.join(KNOWN_OPTIONS)}")
+    link: Any = given.get("link") or ()
+    options: dict[str, Any] = {**given, "link": tuple(cast("Any", link)) if isinstance(link, list | tuple) else (link,)}
+    return CallOptions(**options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signature(Generic[R]):
+    """A call that is not made yet (CAN-01); `a.s(1) | b.s(2)` is a chain."""
+
+    task: Task[Any, R]
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    options: CallOptions = CallOptions()
+    immutable: bool = False
+    """It takes nothing from the step before it (CAN-02)."""
+
+    def set(self, **options: Any) -> Signature[R]:
+        """The same with other options: see `CallOptions`."""
+        given = {name: getattr(self.options, name) for name in KNOWN_OPTIONS}
+        return replace(self, options=call_options(given | options))
+
+    def __or__(self, other: Signature[Any] | Chain) -> Chain:
+        return chain(self, other)
+
+    async def delay(self, *args: Any, **kwargs: Any) -> AsyncResult[Any]:
+        return await self.apply_async(args, kwargs)
+
+    async def apply_async(
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> AsyncResult[Any]:
+        """Send it; arguments given here come before those that it has (CAN-02)."""
+        call = self.completed(args, kwargs).set(**options)
+        envelope = await call.envelope()
+        await call.send(envelope)
+        return await call.kicker().sent(envelope.message())
+
+    def completed(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Signature[R]:
+        """With more arguments, in front of its own; nothing is added to an immutable one."""
+        if self.immutable:
+            return self
+        return replace(self, args=(*args, *self.args), kwargs={**self.kwargs, **(kwargs or {})})
+
+    async def send(self, envelope: Envelope) -> None:
+        """Send what `envelope` made of it, at the moment that its options say."""
+        eta = self.options.eta
+        at = None if eta is None else (eta if eta.tzinfo else eta.replace(tzinfo=UTC)).timestamp()
+        await sending(self.task.broker).send(envelope, at=at)
+
+    async def envelope(self, *, fed: bool = False) -> Envelope:
+        """The call as it is sent, links included; `fed`: a result will come in front of its arguments.
+
+        Raises `TypeError` for arguments that do not fit (DEF-09).
+        """
+        takes = () if not fed or self.immutable else (None,)
+        self.task.check_arguments((*takes, *self.args), self.kwargs, "the call")
+        message = await self.kicker().prepare(self.args, self.kwargs)
+        return with_fields(
+            of_message(message),
+            delay=self.options.countdown or 0.0,
+            immutable=self.immutable,
+            link=[await link.envelope(fed=True) for link in self.options.link],
+        )
+
+    def kicker(self) -> Kicker[Any, Any]:
+        kicker = copy(self.task.kicker())
+        kicker.labels = {**kicker.labels, **self.options.labels()}
+        kicker.custom_task_id = self.options.task_id
+        return kicker
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Calls one after the other, each with the result of the one before it as its first argument (CAN-03)."""
+
+    steps: tuple[Signature[Any], ...]
+
+    def __or__(self, other: Signature[Any] | Chain) -> Chain:
+        return chain(self, other)
+
+    async def delay(self, *args: Any, **kwargs: Any) -> AsyncResult[Any] | None:
+        return await self.apply_async(args, kwargs)
+
+    async def apply_async(
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> AsyncResult[Any] | None:
+        """Send the first step, which bears the others; the result of the last, None for a chain of nothing.
+
+        Options are those of the first step, a `link` is the last one's (CAN-04).
+        """
+        if not self.steps:
+            return None
+        link = options.pop("link", ())
+        first = self.steps[0].completed(args, kwargs).set(**options)
+        steps = [first, *self.steps[1:]]
+        if link:
+            steps[-1] = steps[-1].set(link=link)
+        envelopes = [await step.envelope(fed=number > 0) for number, step in enumerate(steps)]
+        await steps[0].send(chained(envelopes))
+        await steps[0].kicker().sent(envelopes[0].message())
+        result: AsyncResult[Any] | None = None
+        for step, envelope in zip(steps, envelopes, strict=True):
+            result = step.kicker().result_of(envelope.id, result)
+        return result
+
+
+def chain(*steps: Signature[Any] | Chain) -> Chain:
+    """`chain(a.s(1), b.s())`, or `a.s(1) | b.s()`."""
+    return Chain(tuple(one for step in steps for one in (step.steps if isinstance(step, Chain) else (step,))))

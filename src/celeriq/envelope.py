@@ -1,0 +1,139 @@
+"""The message on the wire: JSON with a version."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+from taskiq.labels import LabelType
+from taskiq.message import TaskiqMessage
+
+from celeriq import record
+from celeriq.errors import PayloadTooLargeError
+
+VERSION = 1
+"""Written and understood. Who writes a newer one must stay with this one for a minor release."""
+
+RETRIES_LABEL = "retries"
+
+
+class Envelope(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One call of one task, and what follows it. Unknown fields are ignored, so that newer writers may add some."""
+
+    v: int
+    id: str
+    task: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+    labels: dict[str, Any]
+    labels_types: dict[str, int] | None = None
+    queue: str = ""
+    priority: int = 0
+    delay: float = 0.0
+    """Seconds that it waits from when it is sent."""
+    immutable: bool = False
+    """As a later step it takes no value of the one before (CAN-02)."""
+    link: list[Envelope] = []
+    """Sent when this one has succeeded (CALL-16)."""
+    chain: list[Envelope] = []
+    """What remains of its chain (CAN-03)."""
+    postponed: int = 0
+    """How often it could not even begin."""
+    signature: str = ""
+    """Room for who sent it; nothing reads it yet."""
+
+    def message(self) -> TaskiqMessage:
+        return TaskiqMessage(
+            task_id=self.id,
+            task_name=self.task,
+            args=self.args,
+            kwargs=self.kwargs,
+            labels=self.labels,
+            labels_types=self.labels_types,
+        )
+
+
+class _Head(msgspec.Struct):
+    v: int
+    id: str = ""
+
+
+_decoder = msgspec.json.Decoder(Envelope)
+_head_decoder = msgspec.json.Decoder(_Head)
+
+
+def of_message(message: TaskiqMessage) -> Envelope:
+    return Envelope(
+        v=VERSION,
+        id=message.task_id,
+        task=message.task_name,
+        args=message.args,
+        kwargs=message.kwargs,
+        labels=message.labels,
+        labels_types=message.labels_types,
+    )
+
+
+def decode(message: bytes) -> Envelope:
+    """Raises `msgspec.DecodeError` for what is no envelope, `ValueError` for a newer one."""
+    envelope = _decoder.decode(message)
+    if envelope.v > VERSION:
+        raise ValueError(f"an envelope of version {envelope.v}; this worker understands {VERSION}")
+    return envelope
+
+
+def head(message: bytes) -> tuple[int, str]:
+    """Version and task id of an envelope of any version; 0 and '' if it is none."""
+    try:
+        found = _head_decoder.decode(message)
+    except msgspec.DecodeError:
+        return 0, ""
+    return found.v, found.id
+
+
+def encode(envelope: Envelope, limit: int) -> bytes:
+    """Raises `EncodeError` for arguments that JSON cannot hold, `PayloadTooLargeError` beyond `limit` bytes."""
+    return within(limit, record.encode(envelope), f"the message of task {envelope.task!r}")
+
+
+def within(limit: int, encoded: bytes, what: str) -> bytes:
+    if len(encoded) > limit:
+        raise PayloadTooLargeError(
+            f"{what} has {len(encoded)} bytes, the limit is {limit}: store the data elsewhere and pass its key, "
+            "or say RedisBroker(max_payload=bytes)"
+        )
+    return encoded
+
+
+def for_retry(envelope: Envelope) -> Envelope:
+    """The same message for its next run: same id, one retry more (RETRY-01)."""
+    labels = {**envelope.labels, RETRIES_LABEL: str(int(envelope.labels.get(RETRIES_LABEL, 0)) + 1)}
+    return replace(
+        envelope, labels=labels, labels_types={**(envelope.labels_types or {}), RETRIES_LABEL: LabelType.INT}
+    )
+
+
+def postponed(envelope: Envelope) -> Envelope:
+    """The same message, which could not begin."""
+    return replace(envelope, postponed=envelope.postponed + 1)
+
+
+def next_steps(envelope: Envelope, value: Any) -> list[Envelope]:
+    """What is sent when the task has succeeded: its links, and the next step of its chain (CALL-16, CAN-03)."""
+    steps = [_fed(step, value) for step in envelope.link]
+    if envelope.chain:
+        following, *rest = envelope.chain
+        steps.append(replace(_fed(following, value), chain=[*following.chain, *rest]))
+    return steps
+
+
+def _fed(step: Envelope, value: Any) -> Envelope:
+    return step if step.immutable else replace(step, args=[value, *step.args])
+
+
+def chained(steps: Sequence[Envelope]) -> Envelope:
+    """The first of the steps, which bears the others."""
+    first, *rest = steps
+    return replace(first, chain=[*first.chain, *rest])

@@ -1,0 +1,231 @@
+"""The attempts of one worker process, from the reading of a message to its one settlement."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import zlib
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from redis.exceptions import RedisError
+from taskiq.message import TaskiqMessage
+
+from celeriq import envelope, record
+from celeriq.attempt import Attempt, Delivery
+from celeriq.envelope import VERSION, Envelope, for_retry, postponed
+from celeriq.errors import EncodeError, NotRegistered, WorkerLostError
+from celeriq.outcome import Failed, Ignored, Outcome, Postponed, Released, Retrying, Succeeded
+from celeriq.redis.results import RedisResults
+from celeriq.redis.sending import Parcel
+from celeriq.redis.settlement import Ending
+
+if TYPE_CHECKING:
+    from celeriq.redis.streams import RedisBroker
+
+logger = logging.getLogger(__name__)
+
+NAMES: dict[type[Outcome], str] = {
+    Succeeded: "SUCCESS",
+    Failed: "FAILURE",
+    Retrying: "RETRY",
+    Postponed: "POSTPONED",
+    Ignored: "IGNORED",
+}
+"""How the history names an outcome; RELEASED is no end of anything."""
+
+
+class Attempts:
+    """What runs here, and how each of it ends."""
+
+    def __init__(self, broker: RedisBroker) -> None:
+        self._broker = broker
+        self._later: set[asyncio.Task[None]] = set()
+        self.running: dict[asyncio.Task[Any], Attempt] = {}
+
+    # -- beginning -------------------------------------------------------------------------------------------------
+
+    def begin(self, delivery: Delivery, read: Envelope, message: TaskiqMessage) -> None:
+        """Called when a delivery was read: from here to its end, the asyncio task that did so is the attempt."""
+        attempt = Attempt(engine=self._broker, delivery=delivery, envelope=read, message=message)
+        attempt.become_current()
+        running = asyncio.current_task()
+        if running is not None:
+            self.running[running] = attempt
+            running.add_done_callback(lambda task: self._after_receiver(task, attempt))
+
+    def _after_receiver(self, task: asyncio.Task[Any], attempt: Attempt) -> None:
+        """The receiver is done. If somebody's hook raised, nothing was settled: do it from what is recorded."""
+        self.running.pop(task, None)
+        error = None if task.cancelled() else task.exception()
+        if attempt.outcome is None and error is not None and not attempt.begun:
+            attempt.refuse(error, self._broker.max_crashes)
+        if attempt.outcome is not None and not isinstance(attempt.outcome, Released):
+            if not attempt.settled:
+                self.finish_later(self.settle(attempt))
+        elif attempt.delivery.place in self._broker.queues.held:
+            self.finish_later(self.hand_back(attempt.delivery))
+
+    # -- ending ----------------------------------------------------------------------------------------------------
+
+    async def settle(self, attempt: Attempt) -> None:
+        """End the attempt, once."""
+        if attempt.settled or attempt.outcome is None or isinstance(attempt.outcome, Released):
+            return
+        if not await self._settle(self._ending_of(attempt, attempt.outcome)):
+            name, task_id = attempt.message.task_name, attempt.message.task_id
+            logger.warning("task %s[%s]: another worker has taken it over; nothing is written", name, task_id)
+        attempt.settled = True
+
+    async def _settle(self, ending: Ending) -> bool:
+        written = await self._broker.settlement.settle(ending)
+        self._broker.queues.held.pop(ending.delivery.place, None)
+        return written
+
+    def _ending_of(self, attempt: Attempt, outcome: Outcome) -> Ending:
+        """The settlement that the outcome asks for."""
+        records = [(attempt.envelope.id, attempt.stored)] if attempt.stored else []
+        dead_because = ""
+        if isinstance(outcome, Failed):
+            records += _records_of_later_steps(attempt.envelope, outcome.error)
+            dead_because = outcome.dead_because
+        return Ending(
+            attempt.delivery,
+            fenced=not attempt.acknowledged,
+            records=records,
+            parcels=self._parcels_after(attempt, outcome),
+            dead_because=dead_because,
+            history=self._history(attempt, outcome),
+        )
+
+    def _parcels_after(self, attempt: Attempt, outcome: Outcome) -> list[Parcel]:
+        if isinstance(outcome, Retrying):
+            return [self._again(attempt, for_retry(attempt.envelope), outcome.delay)]
+        if isinstance(outcome, Postponed):
+            return [self._again(attempt, postponed(attempt.envelope), outcome.delay)]
+        return [
+            Parcel(step.queue or self._broker.queue_name, encoded, step.priority, step.delay)
+            for step, encoded in attempt.next_steps
+        ]
+
+    def _again(self, attempt: Attempt, again: Envelope, delay: float) -> Parcel:
+        """It has been sent once, so no limit holds it back now."""
+        delivery = attempt.delivery
+        return Parcel(delivery.queue, record.encode(again), delivery.priority, delay)
+
+    def _history(self, attempt: Attempt, outcome: Outcome) -> bytes:
+        task_id, plain = attempt.envelope.id, isinstance(outcome, Succeeded) and not attempt.next_steps
+        if plain and not _chosen(task_id, self._broker.history_share):
+            return b""
+        return record.encode(
+            {
+                "id": task_id,
+                "task": attempt.envelope.task,
+                "queue": attempt.delivery.queue,
+                "state": NAMES[type(outcome)],
+                "retries": attempt.retries,
+                "worker": attempt.delivery.worker,
+                "runtime": attempt.runtime,
+                "error": repr(outcome.error) if isinstance(outcome, Failed | Retrying | Postponed) else None,
+            }
+        )
+
+    # -- messages that are no attempt ------------------------------------------------------------------------------
+
+    async def admit(self, delivery: Delivery) -> bool:
+        """Whether it may run. One that killed too many workers is buried instead."""
+        if delivery.crashes < self._broker.max_crashes:
+            return delivery.place in self._broker.queues.held
+        died = f"{delivery.crashes} workers died while they ran it"
+        await self.bury(delivery, WorkerLostError(died))
+        return False
+
+    async def bury(self, delivery: Delivery, error: Exception) -> None:
+        """A message that cannot be run is kept among the dead letters, not destroyed, and its task has failed."""
+        logger.error("dead letter in queue %r: %s", delivery.queue, error)
+        records: list[tuple[str, bytes]] = []
+        if task_id := envelope.head(delivery)[1]:
+            records.append((task_id, record.encode(record.failure(task_id, error, 0.0))))
+        with suppress(msgspec.DecodeError, ValueError):
+            records += _records_of_later_steps(envelope.decode(delivery), error)
+        history = record.encode({"id": task_id, "queue": delivery.queue, "state": "DEAD", "error": repr(error)})
+        await self._settle(Ending(delivery, records=records, dead_because=str(error), history=history))
+
+    async def acknowledge(self, delivery: Delivery) -> None:
+        """Called by Taskiq's receiver, and not only when a task has ended."""
+        attempt = Attempt.current_or_none()
+        if attempt is None or attempt.delivery is not delivery:
+            await self._set_aside_unread(delivery)
+        elif attempt.outcome is not None:
+            await self.settle(attempt)
+        elif attempt.begun:
+            await self._acknowledge_cancelled(attempt)
+        elif self._broker.find_task(attempt.message.task_name) is None:
+            await self.park(delivery, attempt.message.task_name)
+        else:
+            attempt.acknowledged = await self._broker.settlement.settle(Ending(delivery))
+
+    async def park(self, delivery: Delivery, name: str) -> None:
+        logger.warning("task %r is unknown here: its message waits for a worker that knows it", name)
+        await self._broker.queues.park(delivery, name)
+
+    async def _set_aside_unread(self, delivery: Delivery) -> None:
+        version, _ = envelope.head(delivery)
+        if version > VERSION:
+            await self.park(delivery, envelope_name(version))
+        else:
+            await self.bury(delivery, EncodeError("undecodable: not a celeriq message"))
+
+    async def _acknowledge_cancelled(self, attempt: Attempt) -> None:
+        """Leave the decision to `set_result`, which comes later and knows why; a foreign one would not tell us."""
+        if not isinstance(self._broker.result_backend, RedisResults):
+            attempt.end_from_outside(None, asyncio.CancelledError())
+            await self.settle(attempt)
+
+    # -- what is parked --------------------------------------------------------------------------------------------
+
+    async def look_after_parked(self) -> None:
+        """Take back what is known here by now, and bury what nobody has known for too long."""
+        for delivery in await self._broker.queues.unpark(self._knows, self._broker.unknown_grace):
+            version, _ = envelope.head(delivery)
+            name = envelope.decode(delivery).task if version <= VERSION else envelope_name(version)
+            why = f"unknown task {name!r}: no worker registered it within {self._broker.unknown_grace:g} s"
+            await self.bury(delivery, NotRegistered(why))
+
+    def _knows(self, name: str) -> bool:
+        return name == envelope_name(VERSION) or self._broker.find_task(name) is not None
+
+    # -- what ends later -------------------------------------------------------------------------------------------
+
+    async def hand_back(self, delivery: Delivery) -> None:
+        try:
+            await self._broker.queues.hand_back(delivery)
+        except (RedisError, OSError) as error:
+            logger.warning("not handed back yet: %s", error)
+
+    def finish_later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
+
+    async def drain(self) -> None:
+        """Settlements that a broken hook left to us are brought to their end."""
+        while self._later:
+            await asyncio.wait(self._later)
+
+
+def envelope_name(version: int) -> str:
+    """Under which envelopes of another version are parked; no task can be called so."""
+    return f"(envelope {version})"
+
+
+def _records_of_later_steps(failed: Envelope, error: BaseException) -> list[tuple[str, bytes]]:
+    """All later steps of a chain fail with the step before them, and are never sent (CERR-07)."""
+    return [(step.id, record.encode(record.failure(step.id, error, 0.0))) for step in failed.chain]
+
+
+def _chosen(task_id: str, share: float) -> bool:
+    """The same for every attempt of a task."""
+    return zlib.crc32(task_id.encode()) < share * 2**32

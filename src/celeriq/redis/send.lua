@@ -1,0 +1,25 @@
+-- Sends a batch of messages, once however often it is asked: a sender has one batch on its way at a time, numbers
+-- them, and here the number of the last one is kept.
+-- KEYS  1 sender's last batch  2 wake (channel)  then the streams and the delayed messages (sorted sets) to write to
+-- ARGV  1 number of the batch  2 milliseconds to keep it  then for each message: number of its key, when ('' now,
+-- '+ms' from now, '@ms' since 1970), message (behind the digit of its priority step, if it is delayed)
+-- A batch that its sender gave up may come late, behind the next one.
+if tonumber(redis.call('GET', KEYS[1]) or '0') >= tonumber(ARGV[1]) then return 0 end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+local earlier = false
+for index = 3, #ARGV, 3 do
+  local key, when, message = KEYS[ARGV[index] + 2], ARGV[index + 1], ARGV[index + 2]
+  if when == '' then
+    redis.call('XADD', key, '*', 'data', message)
+  else
+    local due = tonumber(string.sub(when, 2))
+    if string.sub(when, 1, 1) == '+' then due = now + due end
+    redis.call('ZADD', key, due, message)
+    earlier = earlier or redis.call('ZRANGE', key, 0, 0)[1] == message
+  end
+end
+-- Who sleeps does so until the message that was the earliest.
+if earlier then redis.call('PUBLISH', KEYS[2], '') end
+return 1

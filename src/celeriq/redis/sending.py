@@ -1,0 +1,112 @@
+"""Messages on their way to Redis: together where they can be, again where they must be, and never twice."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from redis.exceptions import RedisError
+
+from celeriq.errors import SendError
+from celeriq.redis.batches import Batches
+from celeriq.redis.keys import PRIORITY_STEPS, Keys, step_of
+from celeriq.redis.scripts import Scripts
+
+RETRIES = (0.0, 0.2, 0.4)
+"""Seconds before each further try, as Celery publishes (CALL-07)."""
+
+KEEP_BATCH_NUMBER = 3_600_000
+"""Milliseconds after which a sender's last batch is forgotten: longer than any of its tries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """An encoded message, where it goes and when."""
+
+    queue: str
+    message: bytes
+    priority: int = 0
+    delay: float = 0.0
+    """Seconds from now, by the clock of Redis."""
+    at: float | None = None
+    """Or seconds since 1970."""
+
+    @property
+    def delayed(self) -> bool:
+        return self.at is not None or self.delay > 0
+
+    def key(self, keys: Keys) -> str:
+        return keys.delayed(self.queue) if self.delayed else keys.queue(self.queue, step_of(self.priority))
+
+    @property
+    def data(self) -> bytes:
+        """What is written: a delayed message bears the number of its priority step in front."""
+        return (b"%d" % PRIORITY_STEPS.index(step_of(self.priority))) + self.message if self.delayed else self.message
+
+    @property
+    def when(self) -> str:
+        if self.at is not None:
+            return f"@{round(self.at * 1000)}"
+        return f"+{round(self.delay * 1000)}" if self.delayed else ""
+
+
+class Sender:
+    """Sends parcels: a lone one at once, what comes meanwhile in one round trip.
+
+    A batch whose answer was lost is sent again under the same number, and the script writes a number once.
+    """
+
+    def __init__(self, keys: Keys, scripts: Scripts) -> None:
+        self._keys = keys
+        self._scripts = scripts
+        self._batches: Batches[Parcel, None] = Batches(self._flush)
+        self._name = ""
+        self._process = 0
+        self._number = 0
+
+    async def send(self, parcel: Parcel) -> None:
+        """Raises `SendError` when Redis did not take it."""
+        await self._batches.put(parcel)
+
+    async def send_all(self, parcels: Sequence[Parcel]) -> list[BaseException | None]:
+        """What became of each: None, or the `SendError`."""
+        return await self._batches.put_all(parcels)
+
+    async def _flush(self, parcels: Sequence[Parcel]) -> Sequence[Exception | None]:
+        self._number += 1
+        keys, arguments = self._batch(parcels)
+        for pause in (*RETRIES, None):
+            try:
+                await self._scripts.send(keys=keys, args=arguments)
+            except (RedisError, OSError) as error:
+                if pause is None:
+                    return [SendError(reason=_remedy(error))] * len(parcels)
+                await asyncio.sleep(pause)
+            else:
+                break
+        return [None] * len(parcels)
+
+    def _batch(self, parcels: Sequence[Parcel]) -> tuple[list[str], list[Any]]:
+        targets = [parcel.key(self._keys) for parcel in parcels]
+        numbers = {key: number for number, key in enumerate(dict.fromkeys(targets), start=1)}
+        arguments: list[Any] = [self._number, KEEP_BATCH_NUMBER]
+        for parcel, target in zip(parcels, targets, strict=True):
+            arguments += (numbers[target], parcel.when, parcel.data)
+        return [self._keys.sender(self._own_name()), self._keys.wake, *numbers], arguments
+
+    def _own_name(self) -> str:
+        """New in every process: a worker's children are copies of the one that imported the broker."""
+        if self._process != os.getpid():
+            self._process, self._name = os.getpid(), uuid4().hex
+        return self._name
+
+
+def _remedy(error: Exception) -> str:
+    said = str(error) or type(error).__name__
+    return (
+        f"Redis did not take it, tried {len(RETRIES) + 1} times: {said}; it is not queued, unless the answer was lost"
+    )

@@ -1,4 +1,4 @@
-"""A worker in the test's own process: Taskiq's stock receiver, stopped as `taskiq worker` stops it."""
+"""A worker in the test's own process: Taskiq's receiver or ours, stopped as `taskiq worker` stops it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from taskiq.acks import AcknowledgeType
-from taskiq.receiver import Receiver
+from taskiq.receiver import Receiver as StockReceiver
 
 from celeriq import RedisBroker
+from celeriq.receiver import Receiver
+
+RECEIVERS: dict[str, type[StockReceiver]] = {"taskiq": StockReceiver, "celeriq": Receiver}
+receiver_in_use = "taskiq"
+"""Set by the tests that run under both."""
 
 
 @asynccontextmanager
@@ -22,7 +27,7 @@ async def running(
     await broker.startup()
     stop = asyncio.Event()
     with ThreadPoolExecutor() as threads:
-        receiver = Receiver(
+        receiver = RECEIVERS[receiver_in_use](
             broker, threads, max_async_tasks=slots, ack_type=acknowledge, run_startup=False, wait_tasks_timeout=patience
         )
         listening = asyncio.create_task(receiver.listen(stop))

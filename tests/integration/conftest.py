@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_asyn
 
 from celeriq import PoolAdvice, RedisBroker
 from celeriq.embedded import Services
+from tests.workers import RECEIVERS
 
 MakeBroker = Callable[..., RedisBroker]
 
@@ -36,3 +37,15 @@ def open_sessions(database_url: str) -> Callable[[PoolAdvice], AbstractAsyncCont
         await engine.dispose()
 
     return open_sessions
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What starts a worker does so under Taskiq's receiver, and under ours."""
+    if "running" in metafunc.function.__code__.co_names:
+        metafunc.fixturenames.append("receiver")
+        metafunc.parametrize("receiver", RECEIVERS, indirect=True)
+
+
+@pytest.fixture
+def receiver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.workers.receiver_in_use", request.param)

@@ -60,6 +60,8 @@ class Attempts:
         """The receiver is done. If somebody's hook raised, nothing was settled: do it from what is recorded."""
         self.running.pop(task, None)
         error = None if task.cancelled() else task.exception()
+        if error is not None:
+            logger.error("a middleware raised around task %s", attempt.message.task_name, exc_info=error)
         if attempt.outcome is None and error is not None and not attempt.begun:
             attempt.refuse(error, self._broker.max_crashes)
         if attempt.outcome is not None and not isinstance(attempt.outcome, Released):
@@ -131,6 +133,11 @@ class Attempts:
                 "error": repr(outcome.error) if isinstance(outcome, Failed | Retrying | Postponed) else None,
             }
         )
+
+    def cancel_all(self) -> None:
+        """What runs is rolled back, what has begun to commit is not."""
+        for task in list(self.running):
+            task.cancel()
 
     # -- messages that are no attempt ------------------------------------------------------------------------------
 

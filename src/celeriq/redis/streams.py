@@ -106,6 +106,8 @@ class RedisBroker(RedisStreamBroker):
         self.grace = grace
         self.blocked_limit = blocked_limit
         self.worker: Worker | None = None
+        self.own_receiver = False
+        """Whether celeriq's receiver runs, which says so; Taskiq's cannot do all: see docs/reference/taskiq.md."""
         self.decorator_class = Task
         self._url = url
         self._client_options = dict(connection)
@@ -234,6 +236,8 @@ class RedisBroker(RedisStreamBroker):
             connect=connecting(self._url, self.lease, self._client_options),
         )
         await self.worker.begin()
+        if not self.own_receiver:
+            logger.info("under Taskiq's receiver; what only `celeriq worker` does: docs/reference/taskiq.md")
         _on_signals(partial(self.worker.leave, self.grace))
 
     async def shutdown(self) -> None:
@@ -346,6 +350,18 @@ class RedisBroker(RedisStreamBroker):
             finally:
                 for unread in deliveries:
                     self.attempts.finish_later(self.attempts.hand_back(unread))
+
+    def read_only(self, queues: Iterable[str]) -> None:
+        """What this worker reads from now on, whatever its tasks say."""
+        self._queues = frozenset(queues)
+
+    def wake(self) -> None:
+        """End the sleep of a worker that waits for messages: it is to stop."""
+        self._sleep.wake()
+
+    def cancel_attempts(self) -> None:
+        """Roll back what runs here; its messages are handed back."""
+        self.attempts.cancel_all()
 
     async def take(self, free: int | None = None) -> list[Delivery]:
         """Messages for `free` slots, by default as many as are surely free; after a while nothing.

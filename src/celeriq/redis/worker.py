@@ -84,7 +84,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         self._helpers.append(loop.create_task(self._say_so()))
         if grace is not None:
-            loop.call_later(grace, self._cancel_attempts)
+            loop.call_later(grace, self._attempts.cancel_all)
 
     async def _say_so(self) -> None:
         with suppress(RedisError, OSError):
@@ -95,7 +95,7 @@ class Worker:
 
         A thread cannot be stopped: as long as one runs, this process goes on beating and keeps its message.
         """
-        self._cancel_attempts()
+        self._attempts.cancel_all()
         if running := list(self._attempts.running):
             await asyncio.wait(running, timeout=LAST_WORDS)
         await self._attempts.drain()
@@ -110,10 +110,6 @@ class Worker:
             await self._queues.hand_back_all(unstoppable)
         except (RedisError, OSError) as error:
             logger.warning("could not sign off: others take over after the lease: %s", error)
-
-    def _cancel_attempts(self) -> None:
-        for task in list(self._attempts.running):
-            task.cancel()
 
     # -- living ----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,101 @@
+"""One worker process, as `celeriq worker` starts it: `python -m celeriq.process`."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from celeriq.cli import CANNOT_START, WorkerOptions, read_worker_options
+from celeriq.receiver import Receiver
+from celeriq.redis.streams import RedisBroker
+
+logger = logging.getLogger(__name__)
+
+
+class CannotStartError(Exception):
+    """The application cannot be run as it is; trying again would not help."""
+
+
+def main() -> int:
+    options = read_worker_options(sys.argv[1:])
+    logging.basicConfig(level=options.log_level, format="[%(asctime)s][%(levelname)-7s][%(name)s] %(message)s")
+    # The supervisor tells us what Ctrl-C means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if options.parent is not None:
+        _stop_with_parent(options.parent)
+    try:
+        broker = load(options)
+    except CannotStartError as error:
+        print(f"celeriq worker cannot start: {error}", file=sys.stderr)  # noqa: T201
+        return CANNOT_START
+    return asyncio.run(serve(broker, options))
+
+
+def load(options: WorkerOptions) -> RedisBroker:
+    """The broker, with all its tasks; raises `CannotStartError` when a module does not import."""
+    sys.path.insert(0, str(Path.cwd() / options.app_dir))
+    module, _, name = options.broker.partition(":")
+    broker = getattr(_imported(module), name, None)
+    if not isinstance(broker, RedisBroker):
+        raise CannotStartError(f"{options.broker!r} is no RedisBroker: name one as `module:broker`")
+    broker.is_worker_process = True
+    for tasks in options.modules:
+        _imported(tasks)
+    if options.queues:
+        broker.read_only(options.queues)
+    if options.grace is not None:
+        broker.grace = options.grace
+    return broker
+
+
+def _imported(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except Exception as error:
+        traceback.print_exc()
+        raise CannotStartError(
+            f"module {module!r} does not import; a worker without its tasks would set their messages aside"
+        ) from error
+
+
+async def serve(broker: RedisBroker, options: WorkerOptions) -> int:
+    """Run until SIGTERM; a second one cancels what runs."""
+    stop = asyncio.Event()
+
+    def on_term(*_: object) -> None:
+        if stop.is_set():
+            broker.cancel_attempts()
+        stop.set()
+
+    signal.signal(signal.SIGTERM, on_term)
+    with ThreadPoolExecutor(options.threads, thread_name_prefix="celeriq-task") as threads:
+        asyncio.get_running_loop().set_default_executor(threads)
+        receiver = Receiver(broker, threads, max_async_tasks=options.concurrency)
+        try:
+            await receiver.listen(stop)
+        finally:
+            await broker.shutdown()
+    return 0
+
+
+def _stop_with_parent(parent: int) -> None:
+    """The supervisor holds the other end of this pipe: when it is gone, however it ended, this process stops."""
+
+    def wait() -> None:
+        os.read(parent, 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="celeriq-parent", daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""celeriq's own receiver: from a delivery to its settlement without detours.
+
+`celeriq worker` uses it; `taskiq worker --receiver celeriq.receiver:Receiver` does as well. Middlewares are called as
+Taskiq's receiver calls them, in the same order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from typing import Any
+
+import anyio
+import msgspec
+from taskiq.abc.broker import AsyncBroker
+from taskiq.abc.middleware import TaskiqMiddleware
+from taskiq.acks import AcknowledgeType
+from taskiq.decor import AsyncTaskiqDecoratedTask
+from taskiq.exceptions import NoResultError
+from taskiq.message import TaskiqMessage
+from taskiq.receiver import Receiver as StockReceiver
+from taskiq.receiver.params_parser import parse_params
+from taskiq.result import TaskiqResult
+from taskiq.utils import maybe_awaitable
+
+from celeriq.attempt import Attempt, Delivery
+from celeriq.redis.results import RedisResults
+from celeriq.redis.streams import RedisBroker
+from celeriq.task import Task
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_SLOTS = 100
+
+
+class Receiver(StockReceiver):
+    """Takes as many messages as it has slots, and runs each in one asyncio task."""
+
+    def __init__(
+        self,
+        broker: AsyncBroker,
+        executor: Executor | None = None,
+        *,
+        max_async_tasks: int | None = None,
+        **options: Any,
+    ) -> None:
+        if not isinstance(broker, RedisBroker):
+            raise TypeError(f"celeriq's receiver needs a RedisBroker, not {type(broker).__name__}: use Taskiq's own")
+        self.slots = max_async_tasks or DEFAULT_SLOTS
+        super().__init__(broker, executor, max_async_tasks=self.slots, **options)
+        self._broker = broker
+        self._running: set[asyncio.Task[None]] = set()
+
+    # -- taking ----------------------------------------------------------------------------------------------------
+
+    async def listen(self, finish_event: asyncio.Event) -> None:
+        """Take and run messages until `finish_event` is set, then wait for those that run."""
+        self._broker.own_receiver = True
+        if self.run_startup:
+            await self._broker.startup()
+        logger.info("Listening started.")
+        stopping = asyncio.create_task(finish_event.wait())
+        stopping.add_done_callback(lambda _: self._broker.wake())
+        try:
+            await self._listen(stopping)
+        finally:
+            stopping.cancel()
+            await self._wait_for_running()
+            if self.on_exit is not None:
+                self.on_exit(self)
+
+    async def _listen(self, stopping: asyncio.Task[Any]) -> None:
+        left = self.max_tasks_to_execute
+        while not stopping.done() and left != 0:
+            free = self.slots - len(self._running)
+            if free == 0:
+                await asyncio.wait({*self._running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                continue
+            for delivery in await self._broker.take(free if left is None else min(free, left)):
+                if await self._broker.attempts.admit(delivery):
+                    self._start(delivery)
+                    left = None if left is None else left - 1
+
+    def _start(self, delivery: Delivery) -> None:
+        running = asyncio.create_task(self._receive(delivery))
+        self._running.add(running)
+        running.add_done_callback(self._running.discard)
+
+    async def _wait_for_running(self) -> None:
+        if self._running:
+            logger.info("Waiting for %d running tasks to complete...", len(self._running))
+            await asyncio.wait(self._running, timeout=self.wait_tasks_timeout)
+
+    # -- one message -----------------------------------------------------------------------------------------------
+
+    async def _receive(self, delivery: Delivery) -> None:
+        """Read, run, settle. Whatever a hook raises leaves here, and the attempt is settled from what is recorded."""
+        message = self._read(delivery)
+        task = None if message is None else self._broker.find_task(message.task_name)
+        if message is None or task is None:
+            await self._broker.attempts.acknowledge(delivery)
+            return
+        message = await self._prepared(message)
+        if self._get_ack_time(message) is AcknowledgeType.WHEN_RECEIVED:
+            await self._broker.attempts.acknowledge(delivery)
+        attempt = Attempt.current()
+        result = await self._run(task, message, attempt)
+        if result.error is not None:
+            await self._tell("on_error", message, result, result.error)
+        await self._tell("post_execute", message, result)
+        await self._settle(attempt, result)
+        if not isinstance(result.error, NoResultError):
+            await self._tell("post_save", message, result)
+
+    async def _prepared(self, message: TaskiqMessage) -> TaskiqMessage:
+        for hook in self._hooks("pre_execute"):
+            message = await maybe_awaitable(hook(message))
+        return message
+
+    def _read(self, delivery: Delivery) -> TaskiqMessage | None:
+        try:
+            message = self._broker.formatter.loads(delivery)
+            message.parse_labels()
+        except (msgspec.DecodeError, ValueError) as error:
+            logger.warning("cannot read a message of queue %r: %s", delivery.queue, error)
+            return None
+        return message
+
+    async def _run(
+        self, task: AsyncTaskiqDecoratedTask[Any, Any], message: TaskiqMessage, attempt: Attempt
+    ) -> TaskiqResult[Any]:
+        """What the task returned or raised. A task that another broker registered is run as Taskiq runs it."""
+        if not isinstance(task, Task):
+            return await self.run_task(task.original_func, message)
+        value: Any = None
+        raised: BaseException | None = None
+        try:
+            self._convert(task, message)
+            with anyio.fail_after(_timeout(message)):
+                value = await attempt.run(task.definition, tuple(message.args), message.kwargs)
+        except BaseException as error:
+            raised = error
+            if not isinstance(error, NoResultError):
+                logger.exception("task %s[%s] failed", message.task_name, message.task_id)
+        # A result is what hooks get; nobody validates it.
+        return TaskiqResult[Any].model_construct(
+            is_err=raised is not None,
+            return_value=value,
+            execution_time=attempt.runtime,
+            labels=message.labels,
+            error=raised,
+        )
+
+    def _convert(self, task: Task[Any, Any], message: TaskiqMessage) -> None:
+        """Arguments to what the function's annotations say."""
+        name = message.task_name
+        if name not in self.known_tasks:
+            self._prepare_task(name, task.original_func)
+        if self.validate_params:
+            parse_params(self.task_signatures.get(name), self.task_hints.get(name) or {}, message)
+
+    async def _settle(self, attempt: Attempt, result: TaskiqResult[Any]) -> None:
+        attempt.end_from_outside(result.return_value, result.error)
+        backend = self._broker.result_backend
+        # Another's result first, our acknowledgement last.
+        if not isinstance(backend, RedisResults) and not isinstance(result.error, NoResultError):
+            try:
+                await backend.set_result(attempt.message.task_id, result)
+            except Exception:
+                logger.exception("Can't set result in result backend.")
+        await self._broker.settle(attempt)
+
+    # -- hooks -----------------------------------------------------------------------------------------------------
+
+    def _hooks(self, name: str) -> Iterable[Callable[..., Any]]:
+        """The hooks of the middlewares that have one."""
+        default = getattr(TaskiqMiddleware, name)
+        return [getattr(one, name) for one in self._broker.middlewares if getattr(type(one), name) is not default]
+
+    async def _tell(self, name: str, *told: Any) -> None:
+        """After the task the middlewares are called from the last to the first: they are an onion."""
+        for hook in reversed(list(self._hooks(name))):
+            await maybe_awaitable(hook(*told))
+
+
+def _timeout(message: TaskiqMessage) -> float | None:
+    timeout = message.labels.get("timeout")
+    return None if timeout is None else float(timeout)

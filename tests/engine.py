@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 import signal
@@ -17,11 +18,6 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
 from celeriq import PoolAdvice, RedisBroker, TaskSession, injected
-
-TABLES = (
-    "create table started (id text, at timestamptz default clock_timestamp())",
-    "create table finished (id text)",
-)
 
 
 @asynccontextmanager
@@ -35,6 +31,7 @@ broker = RedisBroker(
     os.environ["BROKER_URL"],
     namespace=os.environ.get("BROKER_NAMESPACE", "tests"),
     lease=float(os.environ.get("LEASE", "30")),
+    blocked_limit=float(os.environ.get("BLOCKED_LIMIT", "600")),
 ).with_sessions(open_sessions)
 
 
@@ -53,24 +50,43 @@ async def run(name: str, seconds: float = 0.0, session: TaskSession = injected) 
 
 
 @broker.task(name="block")
-async def block(name: str, seconds: float, session: TaskSession = injected) -> str:
-    """Block the event loop, as a careless call does."""
+async def block(name: str, seconds: float, rest: float, session: TaskSession = injected) -> str:
+    """Block the event loop, as a careless call does, and go on."""
     await note_start(name)
     time.sleep(seconds)  # noqa: ASYNC251 - on purpose
+    await asyncio.sleep(rest)
     await session.execute(text("insert into finished values (:id)"), {"id": name})
     return name
 
 
 @broker.task(name="hold_gil")
-async def hold_gil(name: str, letters: int, session: TaskSession = injected) -> str:
-    """Hold the interpreter itself, as a regular expression does that never ends."""
+async def hold_gil(name: str, seconds: float, session: TaskSession = injected) -> float:
+    """Hold the interpreter itself, as a regular expression does that never ends; how long it did."""
     await note_start(name)
-    re.match(r"(a?)*$", "a" * letters + "b")
+    begun = time.monotonic()
+    match_against(18)
+    # Each letter doubles it.
+    match_against(19 + math.ceil(math.log2(seconds / (time.monotonic() - begun))))
+    held = time.monotonic() - begun
     await session.execute(text("insert into finished values (:id)"), {"id": name})
-    return name
+    return held
+
+
+def match_against(letters: int) -> None:
+    re.match(r"(a+)+$", "a" * letters + "b")
 
 
 @broker.task(name="poison")
 async def poison(name: str) -> None:
     await note_start(name)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+if os.environ.get("RELEASE") == "2":
+
+    @broker.task(name="new")
+    async def new(name: str, session: TaskSession = injected) -> str:
+        """What only the next release knows."""
+        await note_start(name)
+        await session.execute(text("insert into finished values (:id)"), {"id": name})
+        return name

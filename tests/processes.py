@@ -15,6 +15,11 @@ ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 PATIENCE = 30.0
 
+ENGINE_WORKERS = {
+    "taskiq": ("taskiq", "worker", "tests.engine:broker", "--workers", "1"),
+    "celeriq": ("celeriq", "worker", "tests.engine:broker", "--workers", "1"),
+}
+"""The obedient application of the crash tests, under Taskiq's worker and under ours."""
 WORKER = ("taskiq", "worker", "broker:broker", "tasks", "--workers", "1")
 SCHEDULER = ("taskiq", "scheduler", "broker:scheduler", "tasks")
 

@@ -5,6 +5,7 @@ from celeriq.calling import Signature, chain
 from celeriq.dependencies import injected
 from celeriq.errors import (
     CeleriqError,
+    CommitTimeoutError,
     EncodeError,
     NotRegistered,
     PayloadTooLargeError,
@@ -28,6 +29,7 @@ __all__ = [
     "AsyncResult",
     "BoundTask",
     "CeleriqError",
+    "CommitTimeoutError",
     "CurrentTask",
     "DeadLetter",
     "DeadLetters",

@@ -61,6 +61,7 @@ class Engine(Protocol):
 
     dependency_overrides: dict[Any, Any]
     max_payload: int
+    commit_timeout: float
 
     def new_session(self) -> AsyncSession: ...
 

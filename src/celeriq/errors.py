@@ -6,6 +6,7 @@
     ├── EncodeError              a value that cannot be stored as JSON
     ├── PayloadTooLargeError     a message or result beyond the broker's limit
     ├── SendError                a task that could not be sent
+    ├── CommitTimeoutError       a commit that did not end in time: nobody knows whether it happened
     ├── NotRegistered            the outcome of a task that no worker has registered for too long
     ├── WorkerLostError          the outcome of a task whose workers died again and again
     ├── SessionsMissingError     a session was asked for, but nobody said where sessions come from
@@ -50,6 +51,10 @@ class SendError(CeleriqError, SendTaskError):
     reason: str
     unsent: tuple[int, ...] = ()
     """Of many calls: the positions of those that were not sent."""
+
+
+class CommitTimeoutError(CeleriqError):
+    """A commit did not end within `commit_timeout`: it was given up, and may or may not have happened."""
 
 
 class NotRegistered(CeleriqError, KeyError):  # noqa: N818 - Celery's name, which is stored and looked for

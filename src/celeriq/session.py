@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from taskiq_dependencies import Depends
 
 from celeriq.attempt import Attempt
+from celeriq.errors import CommitTimeoutError
 
 logger = logging.getLogger(__name__)
 
@@ -55,17 +56,25 @@ OpenSessions = Callable[[PoolAdvice], AbstractAsyncContextManager[Sessions]]
 
 @asynccontextmanager
 async def transaction(
-    sessions: Callable[[], AsyncSession], on_commit: Callable[[], None] = lambda: None
+    sessions: Callable[[], AsyncSession],
+    on_commit: Callable[[], None] = lambda: None,
+    commit_timeout: float | None = None,
 ) -> AsyncGenerator[AsyncSession]:
     """A session that commits at a good end, rolls back otherwise, and gives its connection back in any case.
 
-    The connection is taken at the first statement. `on_commit` is called when the commit has succeeded, before
+    The connection is taken at the first statement. A commit that takes longer than `commit_timeout` seconds raises
+    `CommitTimeoutError`. `on_commit` is called when the commit has succeeded, before
     anything else can fail.
     """
     session = sessions()
     try:
         yield session
-        await uninterrupted(session.commit())
+        try:
+            await uninterrupted(_within(commit_timeout, session.commit()))
+        except TimeoutError as error:
+            raise CommitTimeoutError(
+                f"the commit did not end within {commit_timeout} s: it may or may not have happened"
+            ) from error
         on_commit()
     finally:
         # Closing rolls back whatever was not committed.
@@ -78,7 +87,7 @@ async def open_task_session() -> AsyncIterator[AsyncSession]:
     def committed() -> None:
         attempt.committed = True
 
-    async with transaction(attempt.open_session, committed) as session:
+    async with transaction(attempt.open_session, committed, attempt.engine.commit_timeout) as session:
         yield session
 
 
@@ -86,6 +95,11 @@ TaskSession = Annotated[AsyncSession, Depends(open_task_session)]
 """The attempt's session: `session: TaskSession = injected`."""
 
 T = TypeVar("T")
+
+
+async def _within(seconds: float | None, work: Coroutine[Any, Any, T]) -> T:
+    async with asyncio.timeout(seconds):
+        return await work
 
 
 async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:

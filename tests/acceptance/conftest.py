@@ -7,12 +7,16 @@ from pathlib import Path
 import pytest
 from httpx import AsyncClient, TransportError
 
+from celeriq import RedisBroker
 from celeriq.embedded import Services
-from tests import processes
+from tests import databases, processes
+from tests.acceptance.observing import TABLES
+from tests.conftest import PROVING
 from tests.processes import Process
 from tests.waiting import wait_for
 
 Start = Callable[..., Process]
+LEASE = 5.0 if PROVING else 1.0
 
 
 @pytest.fixture
@@ -30,6 +34,30 @@ def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Start]:
             return stack.enter_context(processes.started(command, environment | variables, log))
 
         yield start
+
+
+@pytest.fixture(params=processes.ENGINE_WORKERS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Whose worker it is."""
+    return str(request.param)
+
+
+@pytest.fixture
+def worker(kind: str) -> tuple[str, ...]:
+    """The command of an obedient worker: see `tests.engine`."""
+    return processes.ENGINE_WORKERS[kind]
+
+
+@pytest.fixture
+async def sender(
+    services: Services, database_url: str, namespace: str, environment: dict[str, str]
+) -> AsyncGenerator[RedisBroker]:
+    await databases.execute(database_url, *TABLES)
+    environment["LEASE"] = str(LEASE)
+    broker = RedisBroker(services.redis_url, namespace=namespace)
+    await broker.startup()
+    yield broker
+    await broker.shutdown()
 
 
 @pytest.fixture

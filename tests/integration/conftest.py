@@ -47,5 +47,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
-def receiver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def receiver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr("tests.workers.receiver_in_use", request.param)
+    return str(request.param)

@@ -149,7 +149,7 @@ DELAYED = 1000
 
 
 @pytest.mark.proof(of="engine")
-async def test_delayed_messages_are_precise(make_broker: MakeBroker, figure: Figure) -> None:
+async def test_delayed_messages_are_precise(make_broker: MakeBroker, figure: Figure, receiver: str) -> None:
     """Sent to random milliseconds within four seconds; the lateness is printed, never asserted."""
     broker, late = make_broker(), list[float]()
     loop = asyncio.get_running_loop()
@@ -165,5 +165,6 @@ async def test_delayed_messages_are_precise(make_broker: MakeBroker, figure: Fig
         await wait_for(lambda: len(late) == DELAYED)
     late.sort()
     p50, p99 = late[DELAYED // 2], late[DELAYED * 99 // 100]
-    figure(f"Delayed messages: lateness p50 {p50 * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms, {DELAYED} messages")
+    lateness = f"lateness p50 {p50 * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms"
+    figure(f"Delayed messages, {receiver}'s receiver: {DELAYED} messages, {lateness}")
     assert late[0] > -0.002

@@ -29,6 +29,7 @@ class Engine:
     def __init__(self) -> None:
         self.dependency_overrides: dict[Any, Any] = {}
         self.max_payload = 1024
+        self.commit_timeout = 60.0
 
     def new_session(self) -> AsyncSession:
         raise NotImplementedError

@@ -69,6 +69,7 @@ class RedisBroker(RedisStreamBroker):
     `queues`: what a worker reads; by default the default queue and the queues of all registered tasks.
     `routes`: queue and priority by task name, glob, pattern or function: see `celeriq.routing`.
     `max_payload`: bytes that a message or a return value may have.
+    `commit_timeout`: seconds that the commit of a task may take; nothing else can interrupt it.
     `unknown_grace`: seconds that the message of an unknown task waits for a worker that knows it.
     `history_share`: how many of the plain successes the history gets, from 0 to 1; the rest it always gets.
     `grace`: seconds that running tasks get when a worker is told to stop; None waits for them.
@@ -89,6 +90,7 @@ class RedisBroker(RedisStreamBroker):
         result_expires: float = DAY,
         routes: Routes = (),
         max_payload: int = 1024 * 1024,
+        commit_timeout: float = 60.0,
         unknown_grace: float = 3600.0,
         history_share: float = 1.0,
         grace: float | None = None,
@@ -101,6 +103,7 @@ class RedisBroker(RedisStreamBroker):
         self.lease = lease
         self.max_crashes = max_crashes
         self.max_payload = max_payload
+        self.commit_timeout = commit_timeout
         self.unknown_grace = unknown_grace
         self.history_share = history_share
         self.grace = grace

@@ -1,0 +1,199 @@
+"""`celeriq worker`: wrong options, a broken application, the death of a parent or a child, and stopping."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+from redis.asyncio import Redis
+
+from celeriq import RedisBroker
+from celeriq.redis.keys import Keys
+from celeriq.supervisor import CANNOT_START
+from tests.acceptance.conftest import Start
+from tests.acceptance.observing import child, finished, listens, send, started
+from tests.processes import Process
+from tests.waiting import wait_for
+
+ENGINE = ("celeriq", "worker", "tests.engine:broker")
+
+
+async def test_help_names_every_option(start: Start) -> None:
+    helped = start(("celeriq", "worker", "--help"))
+    assert await wait_for(lambda: not helped.running)
+    for option in ("--queues", "--concurrency", "--workers", "--threads", "--grace", "--app-dir", "--log-level"):
+        assert option in helped.output()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("tests.engine",), "'tests.engine' names no broker: write module:broker"),
+        (("tests.engine:broker", "-c", "0"), "'0' is no number from 1 on"),
+        (("tests.engine:broker", "-c", "many"), "'many' is no number from 1 on"),
+        (("tests.engine:broker", "-Q", "a,,b"), "'a,,b' has an empty name: write -Q mail,default"),
+        (("tests.engine:broker", "--grace", "-1"), "'-1' is no number of seconds"),
+        (("tests.engine:broker", "--concurency", "1"), "unrecognized arguments: --concurency"),
+        ((), "the following arguments are required: module:broker"),
+    ],
+)
+async def test_a_wrong_option_says_what_to_write(start: Start, arguments: tuple[str, ...], told: str) -> None:
+    refused = start(("celeriq", "worker", *arguments))
+    await wait_for(lambda: not refused.running)
+    assert told in refused.output()
+    assert refused.stop() == 2
+
+
+@pytest.mark.parametrize(
+    ("module", "told"),
+    [
+        ("broken", "cannot start: module 'broken' does not import"),
+        ("missing", "cannot start: module 'missing' does not import"),
+    ],
+)
+async def test_a_task_module_that_does_not_import_ends_the_worker_before_it_takes_anything(
+    sender: RedisBroker, start: Start, tmp_path: Path, module: str, told: str
+) -> None:
+    """Taskiq's logs a warning and goes on without its tasks (F4)."""
+    (tmp_path / "broken.py").write_text("import nothing_of_this_name\n")
+    await send(sender, "run", "a")
+    refused = start((*ENGINE, module, "--workers", "2"), PYTHONPATH=str(tmp_path))
+    await wait_for(lambda: not refused.running, within=60)
+    assert told in refused.output()
+    assert "nothing_of_this_name" in refused.output() or module == "missing"
+    assert refused.stop() == CANNOT_START
+    assert await sender._client.xlen(sender.keys.queue("default")) == 1
+
+
+@pytest.mark.parametrize("place", ["tests.engine:nothing", "tests.engine:open_sessions"])
+async def test_what_is_no_broker_is_told_as_such(start: Start, environment: dict[str, str], place: str) -> None:
+    refused = start(("celeriq", "worker", place))
+    await wait_for(lambda: not refused.running, within=60)
+    assert f"{place!r} is no RedisBroker: name one as `module:broker`" in refused.output()
+    assert refused.stop() == CANNOT_START
+
+
+async def test_children_end_with_their_parent_and_hand_back_what_they_hold(
+    sender: RedisBroker, start: Start, redis: Redis, namespace: str, database_url: str
+) -> None:
+    """Taskiq's go on without anybody to stop them (W42)."""
+    worker = start((*ENGINE, "--grace", "0"))
+    await send(sender, "run", "a", 3600)
+    await wait_for(lambda: started(database_url), within=60)
+    process = child(worker)
+    os.kill(worker.pid, signal.SIGKILL)
+    await wait_for(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
+    [summary] = await redis.xinfo_consumers(Keys(namespace).queue("default"), "celeriq")
+    assert (summary["name"], summary["pending"]) == (b"released", 1)
+    assert not await redis.exists(Keys(namespace).crashes, Keys(namespace).leaving, Keys(namespace).beats)
+
+
+async def test_a_child_that_dies_is_replaced_and_the_others_go_on(
+    sender: RedisBroker, start: Start, database_url: str
+) -> None:
+    """At growing intervals (W44)."""
+    worker = start((*ENGINE, "--workers", "2"))
+    await wait_for(lambda: worker.output().count("Listening started") == 2, within=60)
+    first, second = psutil.Process(worker.pid).children()
+    first.kill()
+    await wait_for(lambda: "ended with code -9; the next one starts in 1 s" in worker.output())
+    await wait_for(lambda: worker.output().count("Listening started") == 3, within=60)
+    assert second in psutil.Process(worker.pid).children()
+    await send(sender, "run", "a")
+    await wait_for(lambda: finished(database_url), within=60)
+    assert worker.stop() == 0
+
+
+async def test_a_stop_lets_tasks_end(sender: RedisBroker, start: Start, database_url: str) -> None:
+    """SHUT-01."""
+    worker = start(ENGINE)
+    await send(sender, "run", "a", 1.5)
+    await wait_for(lambda: started(database_url), within=60)
+    assert worker.stop() == 0
+    assert await finished(database_url) == {"a": 1}
+
+
+@pytest.mark.parametrize("grace", ["after the grace period", "at the second signal"])
+async def test_a_stop_that_will_not_wait_hands_tasks_back(
+    sender: RedisBroker, start: Start, redis: Redis, namespace: str, database_url: str, grace: str
+) -> None:
+    """SHUT-02: they run elsewhere at once, and no crash is counted."""
+    worker = start((*ENGINE, "--grace", "0.3") if grace == "after the grace period" else ENGINE)
+    await send(sender, "run", "a", 3600)
+    await wait_for(lambda: started(database_url), within=60)
+    os.kill(worker.pid, signal.SIGTERM)
+    if grace == "at the second signal":
+        await wait_for(lambda: "Waiting for 1 running tasks" in worker.output())
+        os.kill(worker.pid, signal.SIGTERM)
+    await wait_for(lambda: not worker.running)
+    assert worker.stop() == 0
+    assert not await redis.exists(Keys(namespace).crashes, Keys(namespace).leaving)
+    start(ENGINE)
+    await wait_for(lambda: ran_again(database_url), within=60)
+
+
+async def ran_again(database_url: str) -> bool:
+    return (await started(database_url))["a"] == 2
+
+
+async def test_a_worker_that_is_killed_after_it_was_told_to_stop_has_not_crashed(
+    sender: RedisBroker, start: Start, worker: tuple[str, ...], redis: Redis, namespace: str, database_url: str
+) -> None:
+    """The grace period of a container that was too short for a task must not make poison of it."""
+    first = start(worker)
+    await send(sender, "run", "a", 3600)
+    await wait_for(lambda: started(database_url), within=60)
+    os.kill(first.pid, signal.SIGTERM)
+    await wait_for(lambda: redis.exists(Keys(namespace).leaving))
+    first.kill()
+    start(worker)
+    await wait_for(lambda: ran_again(database_url), within=60)
+    assert not await redis.exists(Keys(namespace).crashes, Keys(namespace).leaving)
+
+
+async def test_a_worker_reads_the_queues_that_it_is_told_to(
+    sender: RedisBroker, start: Start, database_url: str
+) -> None:
+    start((*ENGINE, "-Q", "mail,reports", "-c", "3"))
+
+    @sender.task(name="run")
+    async def run(name: str) -> None: ...
+
+    for queue in ("default", "mail", "reports"):
+        await run.apply_async((queue,), queue=queue)
+    await wait_for(lambda: both(database_url), within=60)
+    assert await sender._client.xlen(sender.keys.queue("default")) == 1
+
+
+async def both(database_url: str) -> bool:
+    return await finished(database_url) == {"mail": 1, "reports": 1}
+
+
+async def test_the_interrupt_of_a_terminal_reaches_all_processes_and_counts_once(
+    sender: RedisBroker, start: Start, database_url: str
+) -> None:
+    worker: Process = start(ENGINE)
+    await send(sender, "run", "a", 1.0)
+    await wait_for(lambda: started(database_url), within=60)
+    os.killpg(worker.pid, signal.SIGINT)
+    await wait_for(lambda: not worker.running, within=60)
+    assert worker.stop() == 0
+    assert await finished(database_url) == {"a": 1}
+
+
+async def test_a_loop_that_is_blocked_for_too_long_ends_its_process(
+    sender: RedisBroker, start: Start, database_url: str
+) -> None:
+    """Its beats would keep its messages for ever (W43); its stacks are written down, and another one is started."""
+    worker = start(ENGINE, BLOCKED_LIMIT="1.5")
+    await wait_for(lambda: listens(worker), within=60)
+    await send(sender, "block", "a", 3.0, 0.0)
+    await wait_for(lambda: "the event loop has been blocked for" in worker.output(), within=60)
+    await wait_for(lambda: "ended with code 70" in worker.output())
+    assert "time.sleep(seconds)" in worker.output() or "in block" in worker.output()
+    await wait_for(lambda: worker.output().count("Listening started") == 2, within=60)
+    assert listens(worker)
+    assert await finished(database_url) == {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 PAUSE = 0.02
@@ -23,6 +23,14 @@ async def wait_for(condition: Callable[[], Any | Awaitable[Any]], within: float 
         if monotonic() > deadline:
             raise AssertionError(f"{_source(condition)} was not true within {within} s: {value!r}")
         await asyncio.sleep(PAUSE)
+
+
+def wait_without_loop(condition: Callable[[], bool], within: float = 30.0) -> None:
+    """The same where no event loop runs."""
+    deadline = monotonic() + within
+    while not condition():
+        assert monotonic() < deadline, f"{_source(condition)} was not true within {within} s"
+        sleep(PAUSE)
 
 
 def _source(condition: Callable[[], Any]) -> str:

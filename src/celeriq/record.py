@@ -12,9 +12,7 @@ import msgspec
 from pydantic import BaseModel
 
 from celeriq.errors import EncodeError
-
-READY_STATES = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
-"""States in which a task has ended (ST-01)."""
+from celeriq.states import FAILURE, PROPAGATE, READY, RETRY, SUCCESS
 
 
 class Record(msgspec.Struct, kw_only=True, omit_defaults=False):
@@ -32,20 +30,20 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=False):
 
     @property
     def ready(self) -> bool:
-        return self.status in READY_STATES
+        return self.status in READY
 
     @property
     def failed(self) -> bool:
-        return self.ready and self.status != "SUCCESS"
+        return self.status in PROPAGATE
 
 
 def success(task_id: str, value: Any, runtime: float) -> Record:
-    return Record(status="SUCCESS", result=value, date_done=_now(), task_id=task_id, runtime=runtime)
+    return Record(status=SUCCESS, result=value, date_done=_now(), task_id=task_id, runtime=runtime)
 
 
 def failure(task_id: str, error: BaseException, runtime: float) -> Record:
     return Record(
-        status="FAILURE",
+        status=FAILURE,
         result=encode_exception(error),
         traceback=_format(error),
         date_done=_now(),
@@ -57,7 +55,7 @@ def failure(task_id: str, error: BaseException, runtime: float) -> Record:
 def retry(task_id: str, error: BaseException, runtime: float) -> Record:
     """RETRY keeps the exception and its traceback, and is not done (RETRY-07)."""
     return Record(
-        status="RETRY", result=encode_exception(error), traceback=_format(error), task_id=task_id, runtime=runtime
+        status=RETRY, result=encode_exception(error), traceback=_format(error), task_id=task_id, runtime=runtime
     )
 
 

@@ -8,8 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from celeriq import embedded
 from celeriq.embedded import DirectoryInUseError, Postgres, Server, ServerDidNotStartError, Services, Valkey
+from tests.waiting import wait_without_loop
 
 RUN = """
 import dataclasses, json, signal, sys
@@ -118,13 +118,6 @@ def is_gone(pid: int) -> bool:
     return state.exists() and state.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def socket_folder(running: Services) -> Path:
     return Path(running.redis_url.removeprefix("unix://")).parent
 
@@ -169,7 +162,7 @@ def test_the_servers_of_a_killed_run_die_with_it(tmp_path: Path) -> None:
     with run_in_a_process(tmp_path) as (process, running):
         pids = server_pids(running)
         process.kill()
-        wait_for(lambda: all(is_gone(pid) for pid in pids))
+        wait_without_loop(lambda: all(is_gone(pid) for pid in pids))
         shutil.rmtree(socket_folder(running))
 
 
@@ -228,7 +221,7 @@ def test_a_crashed_postgres_starts_again_where_it_was_once_its_orphans_have_gone
     with started(postgres), ThreadPoolExecutor() as threads:
         sql(postgres.url, "create table kept as select 'kept' as value")
         statement = threads.submit(sql, postgres.url, BUSY_FOR_A_SECOND)
-        wait_for(lambda: statement.done() or sql(postgres.url, BUSY_BACKENDS) == 1)
+        wait_without_loop(lambda: statement.done() or sql(postgres.url, BUSY_BACKENDS) == 1)
         postgres.kill()
         assert postgres.pid is None
         postgres.start()

@@ -51,7 +51,7 @@ def load(options: WorkerOptions) -> RedisBroker:
     for tasks in options.modules:
         _imported(tasks)
     if options.queues:
-        broker.read_only(options.queues)
+        broker.read_queues(options.queues)
     if options.grace is not None:
         broker.grace = options.grace
     return broker

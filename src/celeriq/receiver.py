@@ -62,7 +62,7 @@ class Receiver(StockReceiver):
             await self._broker.startup()
         logger.info("Listening started.")
         stopping = asyncio.create_task(finish_event.wait())
-        stopping.add_done_callback(lambda _: self._broker.wake())
+        stopping.add_done_callback(lambda _: self._broker.stop_taking())
         try:
             await self._listen(stopping)
         finally:

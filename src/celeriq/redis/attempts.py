@@ -215,7 +215,12 @@ class Attempts:
     def finish_later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._later.add(task)
-        task.add_done_callback(self._later.discard)
+        task.add_done_callback(self._ended_later)
+
+    def _ended_later(self, task: asyncio.Task[None]) -> None:
+        self._later.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a message stays with this worker until it stops", exc_info=error)
 
     async def drain(self) -> None:
         """Settlements that a broken hook left to us are brought to their end."""

@@ -32,14 +32,21 @@ class Sleep:
         self._id = 0
         self._reading: asyncio.Task[Any] | None = None
         self._woken = asyncio.Event()
+        self._allowed = True
 
     def wake(self) -> None:
         """End the sleep, or the next one."""
         self._woken.set()
 
+    def allow(self, *, sleep: bool) -> None:
+        """Whether there may be a sleep at all: whoever is to stop does not sleep any more."""
+        self._allowed = sleep
+        self._woken.set()
+
     def look(self) -> None:
         """Call this before looking for messages: a wake from now on ends the sleep that follows."""
-        self._woken.clear()
+        if self._allowed:
+            self._woken.clear()
 
     async def read(self, group: str, worker: str, streams: Sequence[str], seconds: float) -> Any:
         """The answer to a blocking read of one message for at most `seconds`."""

@@ -33,7 +33,7 @@ from celeriq.redis.sending import Parcel, Sender
 from celeriq.redis.settlement import Keeping, Settlement, persistently
 from celeriq.redis.sleep import LONGEST, Sleep
 from celeriq.redis.watch import Watch
-from celeriq.redis.worker import PULSE, Worker, connecting
+from celeriq.redis.worker import LAST_WORDS, PULSE, Worker, connecting
 from celeriq.routing import Route, Routes, check_priority, find_route, read_routes
 from celeriq.session import OpenSessions, PoolAdvice, Sessions
 from celeriq.task import Task
@@ -238,6 +238,7 @@ class RedisBroker(RedisStreamBroker):
             blocked_limit=self.blocked_limit,
             connect=connecting(self._url, self.lease, self._client_options),
         )
+        self._sleep.allow(sleep=True)
         await self.worker.begin()
         if not self.own_receiver:
             logger.info("under Taskiq's receiver; what only `celeriq worker` does: docs/reference/taskiq.md")
@@ -245,7 +246,7 @@ class RedisBroker(RedisStreamBroker):
 
     async def shutdown(self) -> None:
         if self.worker is not None:
-            await self.worker.end()
+            await self.worker.end(None if self.own_receiver else LAST_WORDS)
             self.worker = None
         await self._sleep.close()
         await self._watch.close()
@@ -354,13 +355,13 @@ class RedisBroker(RedisStreamBroker):
                 for unread in deliveries:
                     self.attempts.finish_later(self.attempts.hand_back(unread))
 
-    def read_only(self, queues: Iterable[str]) -> None:
+    def read_queues(self, queues: Iterable[str]) -> None:
         """What this worker reads from now on, whatever its tasks say."""
         self._queues = frozenset(queues)
 
-    def wake(self) -> None:
-        """End the sleep of a worker that waits for messages: it is to stop."""
-        self._sleep.wake()
+    def stop_taking(self) -> None:
+        """A worker that is to stop does not wait for messages any more."""
+        self._sleep.allow(sleep=False)
 
     def cancel_attempts(self) -> None:
         """Roll back what runs here; its messages are handed back."""

@@ -32,7 +32,7 @@ PULSE = 0.1
 """Seconds between two looks at what this process holds."""
 
 LAST_WORDS = 4.0
-"""Seconds that cancelled attempts get to close what they have opened; Taskiq's worker waits five."""
+"""Seconds that cancelled attempts get to close what they have opened under Taskiq's worker, which waits five."""
 
 BLOCKED = 70
 """Exit code of a process whose event loop was blocked for too long."""
@@ -90,14 +90,15 @@ class Worker:
         with suppress(RedisError, OSError):
             await self._client.sadd(self._keys.leaving, self.name)
 
-    async def end(self) -> None:
+    async def end(self, patience: float | None) -> None:
         """Stop what runs, then beating, and hand back what is left, at once and without counting a crash.
 
-        A thread cannot be stopped: as long as one runs, this process goes on beating and keeps its message.
+        A thread and a commit cannot be stopped. As long as one goes on after `patience` seconds, None for no limit,
+        this process beats on and keeps its message.
         """
         self._attempts.cancel_all()
         if running := list(self._attempts.running):
-            await asyncio.wait(running, timeout=LAST_WORDS)
+            await asyncio.wait(running, timeout=patience)
         await self._attempts.drain()
         for helper in self._helpers:
             helper.cancel()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 CHUNK = 1 << 16
@@ -52,7 +52,8 @@ async def cut_wire(
         task = asyncio.current_task()
         assert task is not None
         running.add(task)
-        await wire.connect(reader, writer)
+        with suppress(asyncio.CancelledError):
+            await wire.connect(reader, writer)
 
     listening = await asyncio.start_unix_server(accept, str(near))
     try:

@@ -90,6 +90,8 @@ class Attempt:
     acknowledged: bool = False
     """Taken off the queue before the body ran (`acks_late=False`)."""
     settled: bool = False
+    asked_to_settle: bool = False
+    """Settled perhaps: the answer was not awaited."""
 
     @staticmethod
     def current() -> Attempt:

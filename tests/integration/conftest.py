@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,20 +13,27 @@ from celeriq.embedded import Services
 from tests.workers import RECEIVERS
 
 MakeBroker = Callable[..., RedisBroker]
+MakeBrokerAt = Callable[..., RedisBroker]
 
 
 @pytest.fixture
-async def make_broker(services: Services, namespace: str) -> AsyncGenerator[MakeBroker]:
-    """Brokers of the test's own namespace; their connections are closed with the test."""
+async def make_broker_at() -> AsyncGenerator[MakeBrokerAt]:
+    """Brokers anywhere; their connections are closed with the test."""
     brokers: list[RedisBroker] = []
 
-    def make(**options: Any) -> RedisBroker:
-        brokers.append(RedisBroker(services.redis_url, namespace=namespace, **options))
+    def make(url: str, **options: Any) -> RedisBroker:
+        brokers.append(RedisBroker(url, **options))
         return brokers[-1]
 
     yield make
     for broker in brokers:
         await broker.shutdown()
+
+
+@pytest.fixture
+def make_broker(make_broker_at: MakeBrokerAt, services: Services, namespace: str) -> MakeBroker:
+    """Brokers of the test's own namespace."""
+    return partial(make_broker_at, services.redis_url, namespace=namespace)
 
 
 @pytest.fixture

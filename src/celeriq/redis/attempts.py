@@ -76,7 +76,8 @@ class Attempts:
         """End the attempt, once."""
         if attempt.settled or attempt.outcome is None or isinstance(attempt.outcome, Released):
             return
-        if not await self._settle(self._ending_of(attempt, attempt.outcome)):
+        asked_before, attempt.asked_to_settle = attempt.asked_to_settle, True
+        if not await self._settle(self._ending_of(attempt, attempt.outcome)) and not asked_before:
             name, task_id = attempt.message.task_name, attempt.message.task_id
             logger.warning("task %s[%s]: another worker has taken it over; nothing is written", name, task_id)
         attempt.settled = True

@@ -1,8 +1,8 @@
 """Who lives: every worker beats a counter, and everyone watches everyone's.
 
 There are no expiring keys and no wall clocks: a Redis that was away for a minute would have expired every worker, and
-clocks differ. A worker is dead when an observer has seen no new beat for a whole lease, by its own monotonic clock and
-on one unbroken connection.
+clocks differ. A worker is dead when an observer has seen no new beat for most of a lease, by its own monotonic clock
+and on one unbroken connection.
 """
 
 from __future__ import annotations
@@ -21,8 +21,12 @@ from celeriq.redis.keys import Keys
 
 logger = logging.getLogger(__name__)
 
-BEATS_PER_LEASE = 5
+BEATS_PER_LEASE = 10
 LONGEST_PAUSE = 2.0
+
+SILENCE = 0.8
+"""The part of a lease after which a silent worker is dead. With the pauses between beats, and between looks at them,
+its messages are handed back before the lease is over."""
 
 NEVER = "none"
 """The beat of a worker that holds messages and has none."""
@@ -56,7 +60,8 @@ class Lease(threading.Thread):
         self._recover = recover
         self._each_turn = each_turn
         self._clock = clock
-        self._observed = Observed(seconds)
+        self._silence = seconds * SILENCE
+        self._observed = Observed(self._silence)
         self._stopping = threading.Event()
         self.worker = ""
         self.proven = clock()
@@ -65,8 +70,8 @@ class Lease(threading.Thread):
 
     @property
     def lost(self) -> bool:
-        """Whether no beat has reached Redis for a whole lease: others may have given this worker up."""
-        return self._clock() - self.proven > self._seconds
+        """Whether no beat has reached Redis for so long that others may have given this worker up."""
+        return self._clock() - self.proven > self._silence
 
     def begin(self, worker: str) -> None:
         """Count the lease from now, under this name."""
@@ -105,7 +110,7 @@ class Lease(threading.Thread):
         seen = dict.fromkeys(self._holders(client), NEVER) | {k.decode(): v.decode() for k, v in beats.items()}
         for name, beat in self._observed.silent(seen, self._clock()):
             if name != worker:
-                logger.warning("worker %s has not beaten for %g s: its messages are handed back", name, self._seconds)
+                logger.warning("worker %s has not beaten for %g s: its messages are handed back", name, self._silence)
                 self._recover(client, name, beat)
 
 

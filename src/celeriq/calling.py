@@ -117,7 +117,7 @@ class CallOptions:
     task_id: str | None = None
     """Your own id. Ids are not compared: two calls of one id share one result (CALL-09)."""
 
-    link: Sequence[Signature[Any]] = ()
+    link: Sequence[Signature[Any] | Chain] = ()
     """What is sent when it has succeeded, with its result as the first argument (CALL-16)."""
 
     def __post_init__(self) -> None:
@@ -219,6 +219,14 @@ class Chain:
     def __or__(self, other: Signature[Any] | Chain) -> Chain:
         return chain(self, other)
 
+    async def envelope(self, *, fed: bool = False) -> Envelope:
+        """The first step as it is sent, with the others; `fed`: a result will come in front of its arguments."""
+        return chained(await self.envelopes(fed=fed))
+
+    async def envelopes(self, *, fed: bool) -> list[Envelope]:
+        """All steps as they are sent."""
+        return [await step.envelope(fed=fed or number > 0) for number, step in enumerate(self.steps)]
+
     async def delay(self, *args: Any, **kwargs: Any) -> AsyncResult[Any] | None:
         return await self.apply_async(args, kwargs)
 
@@ -232,11 +240,10 @@ class Chain:
         if not self.steps:
             return None
         link = options.pop("link", ())
-        first = self.steps[0].completed(args, kwargs).set(**options)
-        steps = [first, *self.steps[1:]]
+        steps = [self.steps[0].completed(args, kwargs).set(**options), *self.steps[1:]]
         if link:
             steps[-1] = steps[-1].set(link=link)
-        envelopes = [await step.envelope(fed=number > 0) for number, step in enumerate(steps)]
+        envelopes = await Chain(tuple(steps)).envelopes(fed=False)
         await steps[0].send(chained(envelopes))
         await steps[0].kicker().sent(envelopes[0].message())
         result: AsyncResult[Any] | None = None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+from taskiq import Context, TaskiqDepends
 
-from celeriq import RedisBroker, chain
+from celeriq import RedisBroker, chain, injected
 from tests.integration.conftest import MakeBroker
 from tests.waiting import wait_for
 from tests.workers import running
@@ -114,6 +115,29 @@ async def test_a_link_of_a_chain_follows_its_last_step(broker: RedisBroker, task
         await (tasks.add.s(1, 2) | tasks.add.s(4)).apply_async(link=tasks.note.s())
         await wait_for(lambda: tasks.noted)
         assert tasks.noted == [(7,)]
+
+
+async def test_a_link_may_be_a_chain(broker: RedisBroker, tasks: Tasks) -> None:
+    async with running(broker):
+        await tasks.add.apply_async((1, 2), link=tasks.add.s(10) | tasks.note.s("last"))
+        await wait_for(lambda: tasks.noted == [(13, "last")])
+
+
+async def test_a_requeued_step_keeps_what_follows(broker: RedisBroker, tasks: Tasks) -> None:
+    """Taskiq writes the message anew, and knows nothing of chains."""
+    runs: list[int] = []
+
+    @broker.task(name="again")
+    async def again(context: Annotated[Context, TaskiqDepends()] = injected) -> int:
+        runs.append(1)
+        if len(runs) == 1:
+            await context.requeue()
+        return 1
+
+    async with running(broker):
+        assert await value(await (again.s() | tasks.add.s(1)).apply_async(link=tasks.note.s())) == 2
+        await wait_for(lambda: tasks.noted == [(2,)])
+    assert len(runs) == 2
 
 
 async def test_steps_have_queues_priorities_and_delays_of_their_own(broker: RedisBroker, tasks: Tasks) -> None:

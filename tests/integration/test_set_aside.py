@@ -9,7 +9,7 @@ import pytest
 from taskiq import TaskiqMessage, TaskiqMiddleware
 
 from celeriq import NotRegistered, RedisBroker
-from celeriq.envelope import VERSION
+from celeriq.envelope import VERSION, of_message
 from celeriq.redis.keys import Keys
 from celeriq.redis.settlement import Keeping
 from tests.integration.conftest import MakeBroker
@@ -47,6 +47,33 @@ async def test_a_task_that_only_new_workers_know_waits_for_them(make_broker: Mak
             await wait_for(lambda: nothing_is_parked(new))
     assert await letters(new) == []
     assert not await new._client.hlen(new.keys.crashes)
+
+
+async def test_thousands_of_parked_messages_are_taken_back_at_once(make_broker: MakeBroker) -> None:
+    """Also those that lie behind others, of a queue that this worker does not read."""
+    lease = 5.0
+    old, new = make_broker(lease=lease, queues=["default", "other"]), make_broker(lease=lease, queues=["default"])
+    task = knowing(new)
+    for queue in ("other", "default"):
+        await new.send_many([of_message(await call(task, queue, number)) for number in range(600)])
+    async with running(old):
+        await wait_for(lambda: has_parked(old, 1200))
+    async with running(new):
+        await wait_for(lambda: has_parked(new, 600), within=lease)
+        await wait_for(lambda: is_drained(new))
+
+
+async def call(task: Any, queue: str, number: int) -> TaskiqMessage:
+    message: TaskiqMessage = await task.kicker().with_labels(queue=queue).prepare((number,), {})
+    return message
+
+
+async def has_parked(broker: RedisBroker, count: int) -> bool:
+    return bool(await broker._client.zcard(broker.keys.parked_as("new")) == count)
+
+
+async def is_drained(broker: RedisBroker) -> bool:
+    return not await broker._client.xlen(broker.keys.queue("default"))
 
 
 async def nothing_is_parked(broker: RedisBroker) -> bool:

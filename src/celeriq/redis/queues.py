@@ -26,6 +26,9 @@ PARKED = "parked"
 MOST_PENDING = 100_000
 """More than any worker holds."""
 
+AT_ONCE = 500
+"""Parked messages that one run of the script `unpark` takes back."""
+
 Place = tuple[str, bytes]
 Taken = list[tuple[int, bytes, bytes]]
 
@@ -210,9 +213,11 @@ class Queues:
         names = cast("set[bytes]", await self._client.smembers(self._keys.parked))
         for name in sorted(name.decode() for name in names):
             keys = [self._keys.parked, self._keys.parked_as(name), self._keys.wake, *self.streams()]
-            wait = "" if knows(name) else round(grace * 1000)
-            taken: Any = await self._scripts.unpark(keys=keys, args=[GROUP, self.worker, name, wait])
-            expired += [self._delivery(keys[key - 1], entry_id, data) for key, entry_id, data in cast("Taken", taken)]
+            arguments = [GROUP, self.worker, name, "" if knows(name) else round(grace * 1000)]
+            count = AT_ONCE
+            while count >= AT_ONCE:
+                count, taken = cast("tuple[int, Taken]", await self._scripts.unpark(keys=keys, args=arguments))
+                expired += [self._delivery(keys[key - 1], entry_id, data) for key, entry_id, data in taken]
         self._hold(expired)
         return expired
 

@@ -263,8 +263,12 @@ class RedisBroker(RedisStreamBroker):
     # -- sending ---------------------------------------------------------------------------------------------------
 
     async def kick(self, message: BrokerMessage) -> None:
-        """For Taskiq's own senders, its scheduler for one."""
-        await self.send(envelope.decode(message.message))
+        """For Taskiq's own senders: its scheduler, and `Context.requeue()`, after which what follows still follows."""
+        read = envelope.decode(message.message)
+        attempt = Attempt.current_or_none()
+        if attempt is not None and attempt.envelope.id == read.id:
+            read.link, read.chain = attempt.envelope.link, attempt.envelope.chain
+        await self.send(read)
 
     async def send(self, envelope: Envelope, *, at: float | None = None) -> None:
         """Send a message, `at` seconds since 1970 or after the delay that it bears.

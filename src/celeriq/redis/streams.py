@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, ParamSpec, Self, TypeVar, cast, overload
@@ -13,15 +12,16 @@ from typing import Any, ParamSpec, Self, TypeVar, cast, overload
 from redis.asyncio import ConnectionPool, Redis
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncSession
-from taskiq import AckableMessage, AsyncResultBackend, AsyncTaskiqDecoratedTask, BrokerMessage
+from taskiq import AckableMessage, AsyncResultBackend, BrokerMessage
 from taskiq_redis import RedisStreamBroker
 
 from celeriq import envelope
 from celeriq.attempt import Attempt, Delivery
 from celeriq.envelope import Envelope
-from celeriq.errors import EncodeError, SendError, SessionsMissingError, UnsupportedOptionError
+from celeriq.errors import SendError, SessionsMissingError, UnsupportedOptionError
 from celeriq.options import read_options
 from celeriq.record import Record
+from celeriq.redis.addresses import Addresses
 from celeriq.redis.attempts import Attempts
 from celeriq.redis.dead_letters import DeadLetters
 from celeriq.redis.formatter import EnvelopeFormatter
@@ -29,12 +29,12 @@ from celeriq.redis.keys import Keys
 from celeriq.redis.queues import GROUP, Queues, cancellation_was_swallowed
 from celeriq.redis.results import DAY, RedisResults, never_reconnecting, patient
 from celeriq.redis.scripts import Scripts
-from celeriq.redis.sending import Parcel, Sender
+from celeriq.redis.sending import Sender
 from celeriq.redis.settlement import Keeping, Settlement, persistently
 from celeriq.redis.sleep import LONGEST, Sleep
 from celeriq.redis.watch import Watch
-from celeriq.redis.worker import LAST_WORDS, PULSE, Worker, connecting
-from celeriq.routing import Route, Routes, check_priority, find_route, read_routes
+from celeriq.redis.worker import LAST_WORDS, PULSE, Worker, connecting, leave_on_signals
+from celeriq.routing import Routes
 from celeriq.session import OpenSessions, PoolAdvice, Sessions
 from celeriq.task import Task
 
@@ -114,7 +114,7 @@ class RedisBroker(RedisStreamBroker):
         self.decorator_class = Task
         self._url = url
         self._client_options = dict(connection)
-        self._routers = read_routes(routes)
+        self._addresses = Addresses(routes, default_queue, max_payload)
         self._queues = None if queues is None else frozenset(queues)
         self._open_sessions: OpenSessions | None = None
         self._pool = PoolAdvice()
@@ -242,7 +242,7 @@ class RedisBroker(RedisStreamBroker):
         await self.worker.begin()
         if not self.own_receiver:
             logger.info("under Taskiq's receiver; what only `celeriq worker` does: docs/reference/taskiq.md")
-        _on_signals(partial(self.worker.leave, self.grace))
+        leave_on_signals(partial(self.worker.leave, self.grace))
 
     async def shutdown(self) -> None:
         if self.worker is not None:
@@ -276,31 +276,13 @@ class RedisBroker(RedisStreamBroker):
         Raises `SendError` with the reason; messages that are sent at the same moment share a round trip.
         """
         try:
-            await self._sender.send(self._parcel(envelope, at))
+            await self._sender.send(self._addresses.parcel(envelope, at))
         except SendError as error:
             raise SendError(reason=f"task {envelope.task!r} was not sent: {error.reason}") from error
 
     async def send_many(self, envelopes: Sequence[Envelope]) -> list[BaseException | None]:
         """What became of each: None, or the `SendError`."""
-        return await self._sender.send_all([self._parcel(envelope) for envelope in envelopes])
-
-    def _parcel(self, message: Envelope, at: float | None = None) -> Parcel:
-        try:
-            for step in _with_later_ones(message):
-                self._address(step)
-            encoded = envelope.encode(message, self.max_payload)
-        except (EncodeError, ValueError) as error:
-            raise SendError(reason=f"task {message.task!r} was not sent: {error}") from error
-        return Parcel(message.queue, encoded, message.priority, message.delay, at)
-
-    def _address(self, message: Envelope) -> None:
-        """The call decides, then the task, then the routes, then the default (RT-02)."""
-        route = find_route(self._routers, message.task, message.args, message.kwargs)
-        message.queue = str(message.labels.get("queue") or route.queue or self.queue_name)
-        priority = message.labels.get("priority", route.priority)
-        message.priority = check_priority(0 if priority is None else _number(priority))
-        # As other brokers of Taskiq's read it, in seconds.
-        message.delay = message.delay or float(message.labels.get("delay", 0.0))
+        return await self._sender.send_all([self._addresses.parcel(envelope) for envelope in envelopes])
 
     async def _declare_consumer_group(self) -> None:
         """Called by `RedisStreamBroker.startup()`."""
@@ -311,14 +293,9 @@ class RedisBroker(RedisStreamBroker):
         if self._queues is not None:
             return self._queues
         # A copy: the lease's thread asks, too, while tasks may be registered.
-        return frozenset({self.queue_name, *(self._queue_of(task) for task in list(self.local_task_registry.values()))})
-
-    def _queue_of(self, task: AsyncTaskiqDecoratedTask[Any, Any]) -> str:
-        """Where calls of the task go that say nothing else; a route may look at the arguments, which are not known."""
-        return str(task.labels.get("queue") or self._route_of(task.task_name).queue or self.queue_name)
-
-    def _route_of(self, task_name: str) -> Route:
-        return find_route(self._routers, task_name, (), {})
+        return frozenset(
+            {self.queue_name, *(self._addresses.queue_of(task) for task in list(self.local_task_registry.values()))}
+        )
 
     # -- queues ----------------------------------------------------------------------------------------------------
 
@@ -427,36 +404,5 @@ class RedisBroker(RedisStreamBroker):
         return Keeping(records=results.milliseconds if isinstance(results, RedisResults) else 0)
 
 
-def _with_later_ones(message: Envelope) -> Iterator[Envelope]:
-    yield message
-    for step in (*message.link, *message.chain):
-        yield from _with_later_ones(step)
-
-
-def _number(given: Any) -> object:
-    """A label is text by now."""
-    try:
-        return int(given)
-    except ValueError:
-        return given
-
-
 def _address(pool: ConnectionPool) -> list[Any]:
     return [pool.connection_kwargs.get(part) for part in ("host", "port", "path", "db")]
-
-
-def _on_signals(leave: Callable[[], None]) -> None:
-    """Taskiq's own signal handlers set an event without waking the loop; asyncio's wakes it, and then calls them."""
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        handler = signal.getsignal(number)
-        if callable(handler):
-            try:
-                loop.add_signal_handler(number, _leave_and, leave, handler, number)
-            except (NotImplementedError, RuntimeError, ValueError):  # not the main thread, or no Unix
-                return
-
-
-def _leave_and(leave: Callable[[], None], handler: Callable[[int, None], Any], number: int) -> None:
-    leave()
-    handler(number, None)

@@ -6,6 +6,7 @@ import asyncio
 import faulthandler
 import logging
 import os
+import signal
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -197,3 +198,20 @@ class Worker:
 def connecting(url: str, lease: float, options: dict[str, Any]) -> Callable[..., SyncRedis]:
     """How the lease's thread connects; an answer that takes half a lease is none."""
     return partial(patient_client, url, **{"socket_timeout": max(1.0, lease / 2), **options})
+
+
+def leave_on_signals(leave: Callable[[], None]) -> None:
+    """Taskiq's own signal handlers set an event without waking the loop; asyncio's wakes it, and then calls them."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        handler = signal.getsignal(number)
+        if callable(handler):
+            try:
+                loop.add_signal_handler(number, _leave_and, leave, handler, number)
+            except (NotImplementedError, RuntimeError, ValueError):  # not the main thread, or no Unix
+                return
+
+
+def _leave_and(leave: Callable[[], None], handler: Callable[[int, None], Any], number: int) -> None:
+    leave()
+    handler(number, None)

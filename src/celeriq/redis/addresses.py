@@ -1,0 +1,61 @@
+"""Where a message goes: from what call, task and routes say to a parcel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from taskiq import AsyncTaskiqDecoratedTask
+
+from celeriq import envelope
+from celeriq.envelope import Envelope
+from celeriq.errors import EncodeError, SendError
+from celeriq.redis.sending import Parcel
+from celeriq.routing import Routes, check_priority, find_route, read_routes
+
+
+class Addresses:
+    """Decides queue, priority and delay: the call first, then the task, then the routes, then the default (RT-02)."""
+
+    def __init__(self, routes: Routes, default_queue: str, max_payload: int) -> None:
+        self._routers = read_routes(routes)
+        self._default_queue = default_queue
+        self._max_payload = max_payload
+
+    def parcel(self, message: Envelope, at: float | None = None) -> Parcel:
+        """The message, addressed and encoded; raises `SendError` for one that cannot be sent."""
+        try:
+            for step in _with_later_ones(message):
+                self._address(step)
+            encoded = envelope.encode(message, self._max_payload)
+        except (EncodeError, ValueError) as error:
+            raise SendError(reason=f"task {message.task!r} was not sent: {error}") from error
+        return Parcel(message.queue, encoded, message.priority, message.delay, at)
+
+    def queue_of(self, task: AsyncTaskiqDecoratedTask[Any, Any]) -> str:
+        """Where calls of the task go that say nothing else; a route may look at the arguments, which are not known."""
+        route = find_route(self._routers, task.task_name, (), {})
+        return str(task.labels.get("queue") or route.queue or self._default_queue)
+
+    def _address(self, message: Envelope) -> None:
+        labels = message.labels
+        route = find_route(self._routers, message.task, message.args, message.kwargs)
+        message.queue = str(labels.get("queue") or route.queue or self._default_queue)
+        priority = labels.get("priority", route.priority)
+        message.priority = check_priority(0 if priority is None else _number(priority))
+        # As other brokers of Taskiq's read it, in seconds.
+        message.delay = message.delay or float(labels.get("delay", 0.0))
+
+
+def _with_later_ones(message: Envelope) -> Iterator[Envelope]:
+    yield message
+    for step in (*message.link, *message.chain):
+        yield from _with_later_ones(step)
+
+
+def _number(given: Any) -> object:
+    """A label is text by now."""
+    try:
+        return int(given)
+    except ValueError:
+        return given

@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from redis.exceptions import RedisError
+
 from celeriq.cli import CANNOT_START, WorkerOptions, read_worker_options
 from celeriq.receiver import Receiver
 from celeriq.redis.streams import RedisBroker
@@ -37,7 +39,12 @@ def main() -> int:
     except CannotStartError as error:
         print(f"celeriq worker cannot start: {error}", file=sys.stderr)  # noqa: T201
         return CANNOT_START
-    return asyncio.run(serve(broker, options))
+    try:
+        return asyncio.run(serve(broker, options))
+    except (RedisError, OSError) as error:
+        # No traceback: it is tried again, and where it comes from is no secret.
+        logger.error("cannot run without its servers: %s", error)  # noqa: TRY400
+        return 1
 
 
 def load(options: WorkerOptions) -> RedisBroker:

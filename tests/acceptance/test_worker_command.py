@@ -76,6 +76,14 @@ async def test_what_is_no_broker_is_told_as_such(start: Start, environment: dict
     assert refused.stop() == CANNOT_START
 
 
+async def test_a_redis_that_is_not_there_is_one_line_and_tried_again(start: Start) -> None:
+    waiting = start(ENGINE, BROKER_URL="redis://127.0.0.1:1/0")
+    await wait_for(lambda: "the next one starts in 2 s" in waiting.output(), within=60)
+    assert waiting.output().count("cannot run without its servers: Error 111 connecting") == 2
+    assert "Traceback" not in waiting.output()
+    assert waiting.stop() == 0
+
+
 async def test_children_end_with_their_parent_and_hand_back_what_they_hold(
     sender: RedisBroker, start: Start, redis: Redis, namespace: str, database_url: str
 ) -> None:

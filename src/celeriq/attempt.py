@@ -19,6 +19,7 @@ from celeriq import envelope, record
 from celeriq.definition import Definition
 from celeriq.dependencies import OpenedDependencies
 from celeriq.envelope import RETRIES_LABEL, Envelope, next_steps, within
+from celeriq.errors import CeleriqError, WorkerLostError
 from celeriq.outcome import (
     Failed,
     Ignored,
@@ -119,6 +120,8 @@ class Attempt:
     async def run(self, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the steps; what is returned or raised tells Taskiq's receiver what the outcome was."""
         self.begun = True
+        if self.outcome is not None:
+            raise NotFinishedError
         try:
             value = await self._perform(definition, args, kwargs)
         except asyncio.CancelledError:
@@ -150,12 +153,21 @@ class Attempt:
         """
         if self.outcome is not None:
             return
+        if isinstance(error, NoResultError):
+            self._end(Ignored())
+            return
         if error is None:
-            self._encode(value)
-            self.outcome = Succeeded(value)
+            try:
+                self._encode(value)
+                self.outcome = Succeeded(value)
+            except CeleriqError as refused:
+                self._end(Failed(refused))
             return
         running = asyncio.current_task()
         stopping = isinstance(error, asyncio.CancelledError) and running is not None and running.cancelling() > 0
+        if stopping and self.acknowledged:
+            # Off the queue already: nobody will run it again.
+            error, stopping = WorkerLostError("its worker was told to stop while it ran"), False
         self._end(Released() if stopping else Failed(error))
 
     async def _perform(self, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

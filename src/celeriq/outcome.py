@@ -8,6 +8,7 @@ from typing import Any
 from taskiq.exceptions import NoResultError
 
 from celeriq.options import TaskOptions
+from celeriq.record import describe
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,4 +81,4 @@ def after_broken_hook(error: BaseException, postponed: int, limit: int) -> Faile
     """What becomes of a message that a middleware kept from beginning: again later, `limit` times in all."""
     if postponed + 1 < limit:
         return Postponed(error, 2.0**postponed)
-    return Failed(error, dead_because=f"a middleware raised before the task began: {error!r}")
+    return Failed(error, dead_because=f"a middleware raised before the task began: {describe(error)}")

@@ -17,15 +17,18 @@ import msgspec
 from taskiq.abc.broker import AsyncBroker
 from taskiq.abc.middleware import TaskiqMiddleware
 from taskiq.acks import AcknowledgeType
+from taskiq.context import Context
 from taskiq.decor import AsyncTaskiqDecoratedTask
 from taskiq.exceptions import NoResultError
 from taskiq.message import TaskiqMessage
 from taskiq.receiver import Receiver as StockReceiver
 from taskiq.receiver.params_parser import parse_params
 from taskiq.result import TaskiqResult
+from taskiq.state import TaskiqState
 from taskiq.utils import maybe_awaitable
 
 from celeriq.attempt import Attempt, Delivery
+from celeriq.outcome import Released
 from celeriq.redis.results import RedisResults
 from celeriq.redis.streams import RedisBroker
 from celeriq.task import Task
@@ -79,7 +82,9 @@ class Receiver(StockReceiver):
                 await asyncio.wait({*self._running, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 continue
             for delivery in await self._broker.take(free if left is None else min(free, left)):
-                if await self._broker.attempts.admit(delivery):
+                if stopping.done():
+                    await self._broker.attempts.hand_back(delivery)
+                elif await self._broker.attempts.admit(delivery):
                     self._start(delivery)
                     left = None if left is None else left - 1
 
@@ -111,7 +116,7 @@ class Receiver(StockReceiver):
             await self._tell("on_error", message, result, result.error)
         await self._tell("post_execute", message, result)
         await self._settle(attempt, result)
-        if not isinstance(result.error, NoResultError):
+        if attempt.settled and not isinstance(result.error, NoResultError):
             await self._tell("post_save", message, result)
 
     async def _prepared(self, message: TaskiqMessage) -> TaskiqMessage:
@@ -133,11 +138,16 @@ class Receiver(StockReceiver):
     ) -> TaskiqResult[Any]:
         """What the task returned or raised. A task that another broker registered is run as Taskiq runs it."""
         if not isinstance(task, Task):
+            attempt.begun = True
             return await self.run_task(task.original_func, message)
         value: Any = None
         raised: BaseException | None = None
         try:
             self._convert(task, message)
+            # A copy for each attempt, from which its dependencies are resolved.
+            self._broker.custom_dependency_context.update(
+                {Context: Context(message, self._broker), TaskiqState: self._broker.state}
+            )
             with anyio.fail_after(_timeout(message)):
                 value = await attempt.run(task.definition, tuple(message.args), message.kwargs)
         except BaseException as error:
@@ -165,7 +175,8 @@ class Receiver(StockReceiver):
         attempt.end_from_outside(result.return_value, result.error)
         backend = self._broker.result_backend
         # Another's result first, our acknowledgement last.
-        if not isinstance(backend, RedisResults) and not isinstance(result.error, NoResultError):
+        unfinished = isinstance(result.error, NoResultError) or isinstance(attempt.outcome, Released)
+        if not isinstance(backend, RedisResults) and not unfinished:
             try:
                 await backend.set_result(attempt.message.task_id, result)
             except Exception:

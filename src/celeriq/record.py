@@ -114,8 +114,13 @@ def _plain(value: Any) -> Any:
     try:
         encode(value)
     except Exception:  # noqa: BLE001 - a failure is always storable, whatever a model's serializer raises
-        return _text(_repr(value))
+        return describe(value)
     return value
+
+
+def describe(value: Any) -> str:
+    """Its repr, whatever that raises, as text that JSON can hold."""
+    return _text(_repr(value))
 
 
 def _repr(value: Any) -> str:

@@ -50,11 +50,11 @@ def open_sessions(database_url: str) -> Callable[[PoolAdvice], AbstractAsyncCont
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """What starts a worker does so under Taskiq's receiver, and under ours."""
     if "running" in metafunc.function.__code__.co_names:
-        metafunc.fixturenames.append("receiver")
         metafunc.parametrize("receiver", RECEIVERS, indirect=True)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def receiver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr("tests.workers.receiver_in_use", request.param)
-    return str(request.param)
+    chosen = str(getattr(request, "param", "taskiq"))
+    monkeypatch.setattr("tests.workers.receiver_in_use", chosen)
+    return chosen

@@ -20,7 +20,7 @@ from celeriq.errors import EncodeError, NotRegistered, WorkerLostError
 from celeriq.outcome import Failed, Ignored, Outcome, Postponed, Released, Retrying, Succeeded
 from celeriq.redis.results import RedisResults
 from celeriq.redis.sending import Parcel
-from celeriq.redis.settlement import Ending
+from celeriq.redis.settlement import Ending, persistently
 
 if TYPE_CHECKING:
     from celeriq.redis.streams import RedisBroker
@@ -67,7 +67,7 @@ class Attempts:
         if attempt.outcome is not None and not isinstance(attempt.outcome, Released):
             if not attempt.settled:
                 self.finish_later(self.settle(attempt))
-        elif attempt.delivery.place in self._broker.queues.held:
+        elif self._broker.queues.holds(attempt.delivery):
             self.finish_later(self.hand_back(attempt.delivery))
 
     # -- ending ----------------------------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ class Attempts:
 
     async def _settle(self, ending: Ending) -> bool:
         written = await self._broker.settlement.settle(ending)
-        self._broker.queues.held.pop(ending.delivery.place, None)
+        self._broker.queues.forget(ending.delivery)
         return written
 
     def _ending_of(self, attempt: Attempt, outcome: Outcome) -> Ending:
@@ -131,7 +131,7 @@ class Attempts:
                 "retries": attempt.retries,
                 "worker": attempt.delivery.worker,
                 "runtime": attempt.runtime,
-                "error": repr(outcome.error) if isinstance(outcome, Failed | Retrying | Postponed) else None,
+                "error": record.describe(outcome.error) if isinstance(outcome, Failed | Retrying | Postponed) else None,
             }
         )
 
@@ -145,7 +145,7 @@ class Attempts:
     async def admit(self, delivery: Delivery) -> bool:
         """Whether it may run. One that killed too many workers is buried instead."""
         if delivery.crashes < self._broker.max_crashes:
-            return delivery.place in self._broker.queues.held
+            return self._broker.queues.holds(delivery)
         died = f"{delivery.crashes} workers died while they ran it"
         await self.bury(delivery, WorkerLostError(died))
         return False
@@ -158,7 +158,9 @@ class Attempts:
             records.append((task_id, record.encode(record.failure(task_id, error, 0.0))))
         with suppress(msgspec.DecodeError, ValueError):
             records += _records_of_later_steps(envelope.decode(delivery), error)
-        history = record.encode({"id": task_id, "queue": delivery.queue, "state": "DEAD", "error": repr(error)})
+        history = record.encode(
+            {"id": task_id, "queue": delivery.queue, "state": "DEAD", "error": record.describe(error)}
+        )
         await self._settle(Ending(delivery, records=records, dead_because=str(error), history=history))
 
     async def acknowledge(self, delivery: Delivery) -> None:
@@ -173,11 +175,14 @@ class Attempts:
         elif self._broker.find_task(attempt.message.task_name) is None:
             await self.park(delivery, attempt.message.task_name)
         else:
-            attempt.acknowledged = await self._broker.settlement.settle(Ending(delivery))
+            attempt.acknowledged = await self._broker.settlement.settle(Ending(delivery, early=True))
+            if not attempt.acknowledged:
+                # It runs elsewhere by now, and does not here: see `Attempt.run`.
+                attempt.outcome = Released()
 
     async def park(self, delivery: Delivery, name: str) -> None:
         logger.warning("task %r is unknown here: its message waits for a worker that knows it", name)
-        await self._broker.queues.park(delivery, name)
+        await persistently(lambda: self._broker.queues.park(delivery, name))
 
     async def _set_aside_unread(self, delivery: Delivery) -> None:
         version, _ = envelope.head(delivery)

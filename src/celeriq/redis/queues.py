@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from typing import Any, cast
 
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from celeriq.attempt import Delivery
 from celeriq.redis.keys import PRIORITY_STEPS, Keys
@@ -25,6 +26,9 @@ PARKED = "parked"
 
 MOST_PENDING = 100_000
 """More than any worker holds."""
+
+SHORTEST_SLEEP = 0.02
+"""Seconds; a message that is due and could not be moved, in a full memory, must not make a loop without a pause."""
 
 AT_ONCE = 500
 """Parked messages that one run of the script `unpark` takes back."""
@@ -90,13 +94,15 @@ class Queues:
             self._sleep.look()
             free = free or self.free
             wait, streams, deliveries = await self._fetch(names, free)
-            if not deliveries and wait > 0:
-                deliveries = await self._next(streams, wait)
+            if not deliveries:
+                deliveries = await self._next(streams, max(wait, SHORTEST_SLEEP))
             self._hold(deliveries)
             # A read of one brings one from each stream that had any.
             for surplus in deliveries[free:]:
-                await self.hand_back(surplus)
+                with suppress(RedisError, OSError):  # then it is a stranger, and handed back as such
+                    await self.hand_back(surplus)
             del deliveries[free:]
+            self._most = max(self._most, len(self.held))
         finally:
             self.reading = False
         return deliveries
@@ -109,7 +115,14 @@ class Queues:
     def _hold(self, deliveries: list[Delivery]) -> None:
         # All of them from now on: those at the end may have to wait for a slot.
         self.held.update((delivery.place, delivery) for delivery in deliveries)
-        self._most = max(self._most, len(self.held))
+
+    def holds(self, delivery: Delivery) -> bool:
+        """Whether it is still this one that is held, and not a later delivery of the same message."""
+        return self.held.get(delivery.place) is delivery
+
+    def forget(self, delivery: Delivery) -> None:
+        if self.holds(delivery):
+            del self.held[delivery.place]
 
     async def _fetch(self, names: list[str], free: int) -> tuple[float, list[str], list[Delivery]]:
         """Seconds until the next delayed message, the streams that may be read, and what there was."""
@@ -188,7 +201,7 @@ class Queues:
         )
 
     async def hand_back(self, delivery: Delivery) -> None:
-        self.held.pop(delivery.place, None)
+        self.forget(delivery)
         await self._release([delivery.place])
 
     async def _release(self, places: list[Place]) -> None:
@@ -205,7 +218,7 @@ class Queues:
             keys=[delivery.stream, self._keys.parked, self._keys.parked_as(name)],
             args=[GROUP, self.worker, delivery.entry_id, name],
         )
-        self.held.pop(delivery.place, None)
+        self.forget(delivery)
 
     async def unpark(self, knows: Callable[[str], bool], grace: float) -> list[Delivery]:
         """Hand back what is parked under a name that is known here; answers with what waited longer than `grace`."""

@@ -36,6 +36,8 @@ class Ending:
 
     delivery: Delivery
     fenced: bool = True
+    early: bool = False
+    """Taken off the queue before the body runs."""
     records: Sequence[tuple[str, bytes]] = ()
     """Task ids and records."""
     parcels: Sequence[Parcel] = ()
@@ -74,19 +76,27 @@ class Settlement:
         return await self._batches.put(ending)
 
     async def _flush(self, endings: Sequence[Ending]) -> Sequence[bool | Exception]:
-        keys, arguments = self._batch(endings)
-        answers = await persistently(lambda: self._ask(keys, arguments))
-        return [
-            answer == 1 if isinstance(answer, int) else RedisError(f"not settled: {answer.decode()}")
-            for answer in answers
-        ]
+        """Ask until each has its answer; only those that were refused are asked again."""
+        answers: dict[int, bool | Exception] = {}
+        asked = 0
 
-    async def _ask(self, keys: list[str], arguments: list[Any]) -> list[int | bytes]:
-        answers: list[int | bytes] = await self._scripts.settle(keys=keys, args=arguments)
-        for answer in answers:
-            if isinstance(answer, bytes) and answer.decode().startswith(REFUSED):
-                raise OutOfMemoryError(answer.decode())
-        return answers
+        async def ask() -> None:
+            nonlocal asked
+            asked += 1
+            left = [number for number in range(len(endings)) if number not in answers]
+            keys, arguments = self._batch([endings[number] for number in left])
+            told: list[int | bytes] = await self._scripts.settle(keys=keys, args=arguments)
+            for number, answer in zip(left, told, strict=True):
+                if isinstance(answer, int):
+                    # Asked again, what was taken off the queue early may have been so at the first time.
+                    answers[number] = answer == 1 or (endings[number].early and asked > 1)
+                elif not answer.decode().startswith(REFUSED):
+                    answers[number] = RedisError(f"not settled: {answer.decode()}")
+            if len(answers) < len(endings):
+                raise OutOfMemoryError("refused: memory is full, or this is a replica")
+
+        await persistently(ask)
+        return [answers[number] for number in range(len(endings))]
 
     def _batch(self, endings: Sequence[Ending]) -> tuple[list[str], list[Any]]:
         keeping = self._keeping()

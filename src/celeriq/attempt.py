@@ -132,8 +132,9 @@ class Attempt:
             self._end(Ignored())
             raise
         except BaseException as error:
-            self._end(self._after(error, definition, args, kwargs))
-            if isinstance(self.outcome, Retrying | Postponed):
+            outcome = self._after(error, definition, args, kwargs)
+            self._end(outcome)
+            if not isinstance(outcome, Failed):
                 raise NotFinishedError from error
             raise
         self.outcome = Succeeded(value)

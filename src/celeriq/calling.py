@@ -193,6 +193,8 @@ class Signature(Generic[R]):
 
         Raises `TypeError` for arguments that do not fit (DEF-09).
         """
+        if fed and self.options.eta is not None:
+            raise TypeError(f"a later step of {self.task.task_name!r} cannot have an eta: give it a countdown")
         takes = () if not fed or self.immutable else (None,)
         self.task.check_arguments((*takes, *self.args), self.kwargs, "the call")
         message = await self.kicker().prepare(self.args, self.kwargs)

@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from celeriq.cli import CANNOT_START, WorkerOptions, read_worker_options
 from celeriq.receiver import Receiver
 from celeriq.redis.streams import RedisBroker
+from celeriq.supervisor import CANCEL
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +31,9 @@ class CannotStartError(Exception):
 def main() -> int:
     options = read_worker_options(sys.argv[1:])
     logging.basicConfig(level=options.log_level, format="[%(asctime)s][%(levelname)-7s][%(name)s] %(message)s")
-    # The supervisor tells us what Ctrl-C means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The supervisor tells us what Ctrl-C and the end of a terminal mean.
+    for number in (signal.SIGINT, signal.SIGHUP, CANCEL):
+        signal.signal(number, signal.SIG_IGN)
     if options.parent is not None:
         _stop_with_parent(options.parent)
     try:
@@ -75,15 +77,14 @@ def _imported(module: str) -> Any:
 
 
 async def serve(broker: RedisBroker, options: WorkerOptions) -> int:
-    """Run until SIGTERM; a second one cancels what runs."""
+    """Run until SIGTERM, however often it comes; the supervisor's `CANCEL` cancels what runs."""
     stop = asyncio.Event()
 
     def on_term(*_: object) -> None:
-        if stop.is_set():
-            broker.cancel_attempts()
         stop.set()
 
     signal.signal(signal.SIGTERM, on_term)
+    asyncio.get_running_loop().add_signal_handler(CANCEL, broker.cancel_attempts)
     with ThreadPoolExecutor(options.threads, thread_name_prefix="celeriq-task") as threads:
         asyncio.get_running_loop().set_default_executor(threads)
         receiver = Receiver(broker, threads, max_async_tasks=options.concurrency)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import signal
 import subprocess
-import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -21,8 +22,12 @@ STEADY = 60.0
 """Seconds after which a process that ends had been running well."""
 LONGEST_PAUSE = 30.0
 LOOK = 1.0
-KILL_AT = 3
-"""The signal that ends a stop the hard way."""
+CANCEL = signal.SIGUSR1
+"""Tells a worker that is stopping to cancel what runs. Not a second SIGTERM: whoever stops a whole group of processes
+sends that to all of them at once."""
+
+STOP = (signal.SIGTERM, CANCEL, signal.SIGKILL)
+"""What the first, the second and the third signal become."""
 
 
 @dataclass(slots=True)
@@ -47,7 +52,11 @@ class Supervisor:
         self._children = [Child() for _ in range(count)]
         self._signals = 0
         self._exit_code = 0
-        self._happened = threading.Event()
+        # Written to by signals, so that a wait ends; an Event's lock might be held by the very thread they interrupt.
+        self._happened, wakes = os.pipe()
+        os.set_blocking(self._happened, False)
+        os.set_blocking(wakes, False)
+        signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
         # Never written to: it closes with this process, which its children notice however it ends.
         self._parent, self._alive = os.pipe()
 
@@ -64,14 +73,14 @@ class Supervisor:
 
     def _on_signal(self, *_: Any) -> None:
         self._signals += 1
-        self._happened.set()
 
     def _on_end(self, *_: Any) -> None:
-        self._happened.set()
+        """A handler there must be, or nothing wakes the wait."""
 
     def _wait(self) -> None:
-        self._happened.wait(LOOK)
-        self._happened.clear()
+        select.select([self._happened], [], [], LOOK)
+        with suppress(BlockingIOError):
+            os.read(self._happened, 1024)
 
     # -- running ---------------------------------------------------------------------------------------------------
 
@@ -103,8 +112,9 @@ class Supervisor:
         told = 0
         while running := [c.process for c in self._children if c.process is not None and c.process.poll() is None]:
             while told < self._signals:
+                number = STOP[min(told, len(STOP) - 1)]
                 told += 1
                 for process in running:
-                    process.send_signal(signal.SIGKILL if told >= KILL_AT else signal.SIGTERM)
+                    process.send_signal(number)
             self._wait()
         return self._exit_code

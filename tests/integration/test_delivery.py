@@ -34,6 +34,13 @@ async def outcome(sent: Any) -> TaskiqResult[Any]:
     return result
 
 
+async def test_these_tests_run_under_both_receivers(make_broker: MakeBroker, receiver: str) -> None:
+    broker = make_broker()
+    async with running(broker):
+        await wait_for(lambda: broker.worker)
+        await wait_for(lambda: broker.own_receiver == (receiver == "celeriq"))
+
+
 async def test_what_was_sent_before_the_first_worker_is_run(make_broker: MakeBroker) -> None:
     """Taskiq's group begins at the end of the stream and loses it (W8)."""
     broker = make_broker()

@@ -240,7 +240,7 @@ async def test_delayed_messages_of_one_content_are_all_kept(make_broker: MakeBro
     async def nothing() -> None: ...
 
     for _ in range(3):
-        await nothing.apply_async(countdown=60)
+        await nothing.apply_async(countdown=60, task_id="the same")
     assert await redis.zcard(broker.keys.delayed("default")) == 3
     await broker.shutdown()
 

@@ -13,6 +13,8 @@ from celeriq.errors import EncodeError, SendError
 from celeriq.redis.sending import Parcel
 from celeriq.routing import Routes, check_priority, find_route, read_routes
 
+LONGEST_DELAY = 2.0**31
+
 
 class Addresses:
     """Decides queue, priority and delay: the call first, then the task, then the routes, then the default (RT-02)."""
@@ -45,6 +47,8 @@ class Addresses:
         message.priority = check_priority(0 if priority is None else _number(priority))
         # As other brokers of Taskiq's read it, in seconds.
         message.delay = message.delay or float(labels.get("delay", 0.0))
+        if not 0 <= message.delay < LONGEST_DELAY:
+            raise ValueError(f"delay is {message.delay}; it must be seconds, 0 or more and less than 2**31")
 
 
 def _with_later_ones(message: Envelope) -> Iterator[Envelope]:

@@ -136,9 +136,11 @@ class Attempts:
         )
 
     def cancel_all(self) -> None:
-        """What runs is rolled back, what has begun to commit is not."""
+        """What runs is rolled back, what has begun to commit is not; again each second, for a body may swallow it."""
         for task in list(self.running):
             task.cancel()
+        if self.running:
+            asyncio.get_running_loop().call_later(1.0, self.cancel_all)
 
     # -- messages that are no attempt ------------------------------------------------------------------------------
 

@@ -33,7 +33,8 @@ local function move_due(queue)
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, DUE_PER_FETCH)) do
     local step = tonumber(string.sub(member, 1, 1))
     -- Refused while memory is full: it stays where it is, and what can be taken is taken.
-    local added = redis.pcall('XADD', KEYS[base(queue) + 1 + step], '*', 'data', string.sub(member, 2))
+    local message = string.sub(member, (string.find(member, '{', 2, true)))
+    local added = redis.pcall('XADD', KEYS[base(queue) + 1 + step], '*', 'data', message)
     if type(added) == 'table' then break end
     redis.call('ZREM', delayed, member)
   end

@@ -28,6 +28,10 @@ class Keys:
         return f"{{{self.namespace}}}:dead:{queue}"
 
     @property
+    def queues(self) -> str:
+        return f"{{{self.namespace}}}:queues"
+
+    @property
     def paused(self) -> str:
         return f"{{{self.namespace}}}:paused"
 

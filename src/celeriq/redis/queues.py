@@ -62,6 +62,8 @@ class Queues:
             if queue not in self._declared:
                 for stream in self._keys.steps(queue):
                     await self._create_group(stream)
+                # Who watches the workers looks after all queues that are read, not only after its own.
+                await self._client.sadd(self._keys.queues, queue)
                 self._declared.add(queue)
         return names
 

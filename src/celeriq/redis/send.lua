@@ -2,7 +2,8 @@
 -- them, and here the number of the last one is kept.
 -- KEYS  1 sender's last batch  2 wake (channel)  then the streams and the delayed messages (sorted sets) to write to
 -- ARGV  1 number of the batch  2 milliseconds to keep it  then for each message: number of its key, when ('' now,
--- '+ms' from now, '@ms' since 1970), message (behind the digit of its priority step, if it is delayed)
+-- '+ms' from now, '@ms' since 1970), message (behind the digit of its priority step, if it is delayed; what else is
+-- between digit and message makes it differ from others of the same content)
 -- A batch that its sender gave up may come late, behind the next one.
 if tonumber(redis.call('GET', KEYS[1]) or '0') >= tonumber(ARGV[1]) then return 0 end
 local time = redis.call('TIME')
@@ -16,8 +17,10 @@ for index = 3, #ARGV, 3 do
   else
     local due = tonumber(string.sub(when, 2))
     if string.sub(when, 1, 1) == '+' then due = now + due end
-    redis.call('ZADD', key, due, message)
-    earlier = earlier or redis.call('ZRANGE', key, 0, 0)[1] == message
+    local unique = string.match(KEYS[1], '[^:]*$') .. '/' .. ARGV[1] .. '/' .. index
+    local member = string.sub(message, 1, 1) .. unique .. string.sub(message, 2)
+    redis.call('ZADD', key, due, member)
+    earlier = earlier or redis.call('ZRANGE', key, 0, 0)[1] == member
   end
 end
 -- Who sleeps does so until the message that was the earliest.

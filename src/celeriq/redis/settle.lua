@@ -34,12 +34,14 @@ local function store(record, stored)
   redis.call('PUBLISH', record, stored)
 end
 
-local function send(target, delay, message)
+local function send(target, delay, message, unique)
   if delay == '' then
     redis.call('XADD', target, '*', 'data', message)
   else
-    redis.call('ZADD', target, now + delay, message)
-    wake = wake or redis.call('ZRANGE', target, 0, 0)[1] == message
+    -- Other messages may have the same content.
+    local member = string.sub(message, 1, 1) .. unique .. string.sub(message, 2)
+    redis.call('ZADD', target, now + delay, member)
+    wake = wake or redis.call('ZRANGE', target, 0, 0)[1] == member
   end
 end
 
@@ -53,7 +55,9 @@ local function settle(attempt)
   -- The fence: a worker that was given up for dead must not settle what is no longer its own.
   if attempt.fenced and #redis.call('XPENDING', stream, group, entry, entry, 1, consumer) == 0 then return 0 end
   for _, record in ipairs(attempt.records) do store(record[1], record[2]) end
-  for _, message in ipairs(attempt.messages) do send(message[1], message[2], message[3]) end
+  for index, message in ipairs(attempt.messages) do
+    send(message[1], message[2], message[3], entry .. '/' .. index)
+  end
   if attempt.dead_because ~= '' then bury(attempt) end
   if attempt.history ~= '' then
     redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', 'data', attempt.history)

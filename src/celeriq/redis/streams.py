@@ -282,7 +282,11 @@ class RedisBroker(RedisStreamBroker):
 
     async def send_many(self, envelopes: Sequence[Envelope]) -> list[BaseException | None]:
         """What became of each: None, or the `SendError`."""
-        return await self._sender.send_all([self._addresses.parcel(envelope) for envelope in envelopes])
+        try:
+            parcels = [self._addresses.parcel(envelope) for envelope in envelopes]
+        except SendError as error:
+            return [error] * len(envelopes)
+        return await self._sender.send_all(parcels)
 
     async def _declare_consumer_group(self) -> None:
         """Called by `RedisStreamBroker.startup()`."""

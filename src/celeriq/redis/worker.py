@@ -181,9 +181,9 @@ class Worker:
             os._exit(BLOCKED)
 
     def _holders(self, client: SyncRedis) -> set[str]:
-        """Who holds messages of our queues."""
+        """Who holds messages."""
         holders: set[str] = set()
-        for stream in self._queues.streams():
+        for stream in self._all_streams(client):
             with suppress(ResponseError):  # a queue that nobody has used yet
                 consumers: Any = client.xinfo_consumers(stream, GROUP)
                 holders |= {consumer["name"].decode() for consumer in consumers if consumer["pending"]}
@@ -192,7 +192,12 @@ class Worker:
     def _recover(self, client: SyncRedis, worker: str, beat: str) -> None:
         """Hand back what a dead worker holds."""
         release = client.register_script(SOURCES["release"])
-        release(keys=[*release_keys(self._keys), *self._queues.streams()], args=[GROUP, worker, beat])
+        release(keys=[*release_keys(self._keys), *self._all_streams(client)], args=[GROUP, worker, beat])
+
+    def _all_streams(self, client: SyncRedis) -> list[str]:
+        """Of all queues that any worker reads: a dead one is given up once, with all that it holds."""
+        queues: Any = client.smembers(self._keys.queues)
+        return [stream for queue in sorted(queues) for stream in self._keys.steps(queue.decode())]
 
 
 def connecting(url: str, lease: float, options: dict[str, Any]) -> Callable[..., SyncRedis]:

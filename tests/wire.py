@@ -27,6 +27,8 @@ class Wire:
             asking.cancel()
             for end in (to_server, writer):
                 end.close()
+                with suppress(OSError):
+                    await end.wait_closed()
 
     async def _hand_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, cut: bool = False) -> None:
         try:

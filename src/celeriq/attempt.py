@@ -7,6 +7,7 @@ Only *succeeded* commits. The broker settles; nothing here talks to Redis.
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import Executor
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from time import monotonic
@@ -66,7 +67,9 @@ class Engine(Protocol):
 
     def new_session(self) -> AsyncSession: ...
 
-    async def store(self, stored: record.Record) -> None: ...
+    threads: Executor | None
+
+    async def store(self, stored: record.Record, attempt: Attempt) -> None: ...
 
     async def settle(self, attempt: Attempt) -> None: ...
 
@@ -177,7 +180,7 @@ class Attempt:
         value: Any = None
         error: BaseException | None = None
         try:
-            value = await definition.call(*args, **await opened.resolve_kwargs(), **kwargs)
+            value = await definition.call(self.engine.threads, *args, **await opened.resolve_kwargs(), **kwargs)
             self._encode(value)
         except BaseException as raised:  # noqa: BLE001 - every way to end closes the dependencies
             error = raised

@@ -36,7 +36,7 @@ class BoundTask:
         """
         if self._attempt.outcome is not None:
             return
-        await self._attempt.engine.store(Record(status=state, result=meta, task_id=self.id))
+        await self._attempt.engine.store(Record(status=state, result=meta, task_id=self.id), self._attempt)
 
 
 def bound_task() -> BoundTask:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
+from concurrent.futures import Executor
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import anyio
@@ -41,11 +43,12 @@ class Definition:
         shown = [parameter for name, parameter in signature.parameters.items() if name not in hidden]
         return signature.replace(parameters=shown)
 
-    async def call(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the function: `async def` on the loop, `def` in a thread."""
+    async def call(self, threads: Executor | None, /, *args: Any, **kwargs: Any) -> Any:
+        """Run the function: `async def` on the loop, `def` in one of the threads."""
         if inspect.iscoroutinefunction(self.function):
             return await self.function(*args, **kwargs)
-        return await _to_its_end(asyncio.to_thread(self._call_in_thread, *args, **kwargs))
+        call = partial(copy_context().run, self._call_in_thread, *args, **kwargs)
+        return await _to_its_end(asyncio.get_running_loop().run_in_executor(threads, call))
 
     def _call_in_thread(self, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -55,9 +58,8 @@ class Definition:
             raise RuntimeError("the task raised StopIteration") from error
 
 
-async def _to_its_end(thread: Coroutine[Any, Any, Any]) -> Any:
+async def _to_its_end(running: asyncio.Future[Any]) -> Any:
     """Await a thread. It cannot be cancelled: whoever cancels is obeyed when it has ended, and its slot is free."""
-    running = asyncio.ensure_future(thread)
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:

@@ -86,7 +86,7 @@ async def serve(broker: RedisBroker, options: WorkerOptions) -> int:
     signal.signal(signal.SIGTERM, on_term)
     asyncio.get_running_loop().add_signal_handler(CANCEL, broker.cancel_attempts)
     with ThreadPoolExecutor(options.threads, thread_name_prefix="celeriq-task") as threads:
-        asyncio.get_running_loop().set_default_executor(threads)
+        broker.threads = threads
         receiver = Receiver(broker, threads, max_async_tasks=options.concurrency)
         try:
             await receiver.listen(stop)

@@ -11,9 +11,9 @@ from redis.asyncio import Redis
 
 from celeriq import RedisBroker
 from celeriq.embedded import Valkey
-from celeriq.redis.keys import Keys
+from celeriq.redis.keys import GROUP, Keys
 from celeriq.redis.lease import Lease, patient_client
-from celeriq.redis.queues import GROUP, RELEASED, release_keys
+from celeriq.redis.queues import RELEASED, release_keys
 from tests.integration.conftest import MakeBroker
 from tests.waiting import wait_for
 

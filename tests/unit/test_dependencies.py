@@ -2,6 +2,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from typing import Annotated, Any, NamedTuple
 
@@ -30,11 +31,12 @@ class Engine:
         self.dependency_overrides: dict[Any, Any] = {}
         self.max_payload = 1024
         self.commit_timeout = 60.0
+        self.threads: Executor | None = None
 
     def new_session(self) -> AsyncSession:
         raise NotImplementedError
 
-    async def store(self, stored: Record) -> None:
+    async def store(self, stored: Record, attempt: Attempt) -> None:
         raise NotImplementedError
 
     async def settle(self, attempt: Attempt) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+GROUP = "celeriq"
+"""The one consumer group of every stream."""
+
 PRIORITY_STEPS = (0, 3, 6, 9)
 """A queue has a stream for each step, 0 for the highest; a priority goes to the largest step below it (RT-06)."""
 

@@ -12,13 +12,12 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from celeriq.attempt import Delivery
-from celeriq.redis.keys import PRIORITY_STEPS, Keys
+from celeriq.redis.keys import GROUP, PRIORITY_STEPS, Keys
 from celeriq.redis.scripts import Scripts
 from celeriq.redis.sleep import LONGEST, Sleep
 
 logger = logging.getLogger(__name__)
 
-GROUP = "celeriq"
 RELEASED = "released"
 """In this name those messages are pending that were handed back."""
 PARKED = "parked"

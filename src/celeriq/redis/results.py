@@ -20,10 +20,10 @@ from taskiq_redis import RedisAsyncResultBackend
 from taskiq_redis.exceptions import ResultIsMissingError
 
 from celeriq import record
-from celeriq.attempt import Attempt
+from celeriq.attempt import Attempt, Delivery
 from celeriq.errors import UnsupportedOptionError
 from celeriq.record import Record
-from celeriq.redis.keys import Keys
+from celeriq.redis.keys import GROUP, Keys
 from celeriq.redis.scripts import Scripts
 from celeriq.redis.watch import Watch
 
@@ -62,12 +62,19 @@ class RedisResults(RedisAsyncResultBackend[R]):
         # A connection of its own, which may wait for ever: many who follow a task must not keep others from sending.
         self._watch = Watch(partial(patient, url, connection))
 
-    async def store(self, stored: Record, *, only_if_absent: bool = False) -> None:
-        """Store a state and tell whoever waits; SUCCESS is never overwritten (ST-07)."""
-        await self._scripts.store(
-            keys=[self.keys.record(stored.task_id)],
-            args=[record.encode(stored), self.milliseconds, int(only_if_absent)],
-        )
+    async def store(
+        self, stored: Record, *, only_if_absent: bool = False, only_if_held: Delivery | None = None
+    ) -> None:
+        """Store a state and tell whoever waits; SUCCESS is never overwritten (ST-07).
+
+        `only_if_held`: the message of the task that tells; a worker that was given up tells nothing any more.
+        """
+        keys = [self.keys.record(stored.task_id)]
+        arguments: list[Any] = [record.encode(stored), self.milliseconds, int(only_if_absent)]
+        if only_if_held is not None:
+            keys.append(only_if_held.stream)
+            arguments += (GROUP, only_if_held.entry_id, only_if_held.worker)
+        await self._scripts.store(keys=keys, args=arguments)
 
     async def find(self, task_id: str) -> Record | None:
         """The record of `task_id`, or None: never sent, not started yet, or expired (ST-02)."""

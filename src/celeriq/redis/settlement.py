@@ -14,8 +14,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from celeriq.attempt import Delivery
 from celeriq.redis.batches import Batches
-from celeriq.redis.keys import Keys
-from celeriq.redis.queues import GROUP
+from celeriq.redis.keys import GROUP, Keys
 from celeriq.redis.scripts import Scripts
 from celeriq.redis.sending import Parcel
 

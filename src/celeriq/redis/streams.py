@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, ParamSpec, Self, TypeVar, cast, overload
@@ -25,8 +26,8 @@ from celeriq.redis.addresses import Addresses
 from celeriq.redis.attempts import Attempts
 from celeriq.redis.dead_letters import DeadLetters
 from celeriq.redis.formatter import EnvelopeFormatter
-from celeriq.redis.keys import Keys
-from celeriq.redis.queues import GROUP, Queues, cancellation_was_swallowed
+from celeriq.redis.keys import GROUP, Keys
+from celeriq.redis.queues import Queues, cancellation_was_swallowed
 from celeriq.redis.results import DAY, RedisResults, never_reconnecting, patient
 from celeriq.redis.scripts import Scripts
 from celeriq.redis.sending import Sender
@@ -109,6 +110,8 @@ class RedisBroker(RedisStreamBroker):
         self.grace = grace
         self.blocked_limit = blocked_limit
         self.worker: Worker | None = None
+        self.threads: Executor | None = None
+        """Where `def` tasks run: not where the loop looks up names, or they would keep it from connecting."""
         self.own_receiver = False
         """Whether celeriq's receiver runs, which says so; Taskiq's cannot do all: see docs/reference/taskiq.md."""
         self.decorator_class = Task
@@ -227,6 +230,7 @@ class RedisBroker(RedisStreamBroker):
             raise
 
     async def _start_worker(self) -> None:
+        self.threads = self.threads or ThreadPoolExecutor(thread_name_prefix="celeriq-task")
         self.worker = Worker(
             self.keys,
             self.queues,
@@ -248,6 +252,9 @@ class RedisBroker(RedisStreamBroker):
         if self.worker is not None:
             await self.worker.end(None if self.own_receiver else LAST_WORDS)
             self.worker = None
+        if self.threads is not None:
+            self.threads.shutdown(wait=False)
+            self.threads = None
         await self._sleep.close()
         await self._watch.close()
         try:
@@ -394,10 +401,10 @@ class RedisBroker(RedisStreamBroker):
     def new_session(self) -> AsyncSession:
         return self.sessions()
 
-    async def store(self, stored: Record) -> None:
-        results = self.result_backend
+    async def store(self, stored: Record, attempt: Attempt) -> None:
+        results, held = self.result_backend, None if attempt.acknowledged else attempt.delivery
         if isinstance(results, RedisResults):
-            await persistently(lambda: results.store(stored))
+            await persistently(lambda: results.store(stored, only_if_held=held))
 
     async def settle(self, attempt: Attempt) -> None:
         """End the attempt, once."""

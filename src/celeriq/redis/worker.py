@@ -20,9 +20,9 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from celeriq.redis.attempts import Attempts
-from celeriq.redis.keys import Keys
+from celeriq.redis.keys import GROUP, Keys
 from celeriq.redis.lease import Lease, patient_client
-from celeriq.redis.queues import GROUP, PARKED, RELEASED, Queues, cancellation_was_swallowed, release_keys
+from celeriq.redis.queues import PARKED, RELEASED, Queues, cancellation_was_swallowed, release_keys
 from celeriq.redis.scripts import SOURCES
 from celeriq.redis.sleep import Sleep
 from celeriq.redis.watch import Watch

@@ -124,6 +124,19 @@ async def test_a_stop_lets_tasks_end(sender: RedisBroker, start: Start, database
     assert await finished(database_url) == {"a": 1}
 
 
+async def test_a_stop_of_the_whole_group_lets_tasks_end_as_well(
+    sender: RedisBroker, start: Start, database_url: str
+) -> None:
+    """As systemd stops a service: every process gets SIGTERM, and the supervisor hands on another one."""
+    worker = start(ENGINE)
+    await send(sender, "run", "a", 1.5)
+    await wait_for(lambda: started(database_url), within=60)
+    os.killpg(worker.pid, signal.SIGTERM)
+    await wait_for(lambda: not worker.running, within=60)
+    assert worker.stop() == 0
+    assert await finished(database_url) == {"a": 1}
+
+
 @pytest.mark.parametrize("grace", ["after the grace period", "at the second signal"])
 async def test_a_stop_that_will_not_wait_hands_tasks_back(
     sender: RedisBroker, start: Start, redis: Redis, namespace: str, database_url: str, grace: str

@@ -96,6 +96,8 @@ async def test_a_worker_of_other_queues_hands_back_what_a_dead_one_held(make_bro
     assert await mail.queues.take()
     await redis.hset(mail.keys.beats, "dead", "7")
     await redis.sadd(mail.keys.leaving, "dead")
+    # A queue that somebody has deleted keeps nobody from being looked after.
+    await redis.sadd(mail.keys.queues, "deleted")
     async with running(other):
         await wait_for(lambda: is_released(redis, mail.keys.queue("mail")))
     assert not await redis.exists(mail.keys.crashes, mail.keys.leaving)

@@ -282,8 +282,9 @@ class RedisBroker(RedisStreamBroker):
 
         Raises `SendError` with the reason; messages that are sent at the same moment share a round trip.
         """
+        parcel = self._addresses.parcel(envelope, at)
         try:
-            await self._sender.send(self._addresses.parcel(envelope, at))
+            await self._sender.send(parcel)
         except SendError as error:
             raise SendError(reason=f"task {envelope.task!r} was not sent: {error.reason}") from error
 

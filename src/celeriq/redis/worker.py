@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import logging
+import math
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 from redis import Redis as SyncRedis
@@ -105,6 +106,8 @@ class Worker:
             helper.cancel()
         if self._helpers:
             await asyncio.wait(self._helpers)
+        # Nobody looks after the loop any more.
+        self._pulse = math.inf
         unstoppable = {attempt.delivery.place for attempt in self._attempts.running.values()}
         if not unstoppable:
             await asyncio.to_thread(self._lease.stop)
@@ -182,22 +185,22 @@ class Worker:
 
     def _holders(self, client: SyncRedis) -> set[str]:
         """Who holds messages."""
-        holders: set[str] = set()
-        for stream in self._all_streams(client):
-            with suppress(ResponseError):  # a queue that nobody has used yet
-                consumers: Any = client.xinfo_consumers(stream, GROUP)
-                holders |= {consumer["name"].decode() for consumer in consumers if consumer["pending"]}
-        return holders - {RELEASED, PARKED}
+        consumers = [one for several in self._consumers(client).values() for one in several]
+        return {one["name"].decode() for one in consumers if one["pending"]} - {RELEASED, PARKED}
 
     def _recover(self, client: SyncRedis, worker: str, beat: str) -> None:
         """Hand back what a dead worker holds."""
         release = client.register_script(SOURCES["release"])
-        release(keys=[*release_keys(self._keys), *self._all_streams(client)], args=[GROUP, worker, beat])
+        release(keys=[*release_keys(self._keys), *self._consumers(client)], args=[GROUP, worker, beat])
 
-    def _all_streams(self, client: SyncRedis) -> list[str]:
-        """Of all queues that any worker reads: a dead one is given up once, with all that it holds."""
+    def _consumers(self, client: SyncRedis) -> dict[str, list[Any]]:
+        """By stream, of all queues that any worker reads: a dead one is given up once, with all that it holds."""
+        found: dict[str, list[Any]] = {}
         queues: Any = client.smembers(self._keys.queues)
-        return [stream for queue in sorted(queues) for stream in self._keys.steps(queue.decode())]
+        for stream in (stream for queue in sorted(queues) for stream in self._keys.steps(queue.decode())):
+            with suppress(ResponseError):  # somebody has deleted it
+                found[stream] = cast("list[Any]", client.xinfo_consumers(stream, GROUP))
+        return found
 
 
 def connecting(url: str, lease: float, options: dict[str, Any]) -> Callable[..., SyncRedis]:

@@ -176,8 +176,12 @@ class Attempt:
 
     async def _perform(self, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         graph = definition.graphs.for_overrides(self.engine.dependency_overrides)
+        if graph.is_empty():
+            value = await definition.call(self.engine.threads, *args, **kwargs)
+            self._encode(value)
+            return value
         opened = OpenedDependencies(graph, graph, dict(self.dependency_context))
-        value: Any = None
+        value = None
         error: BaseException | None = None
         try:
             value = await definition.call(self.engine.threads, *args, **await opened.resolve_kwargs(), **kwargs)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, cast, runtime_checkable
 
 from msgspec.structs import replace as with_fields
@@ -13,10 +14,10 @@ from taskiq.abc.broker import AsyncBroker
 from taskiq.abc.middleware import TaskiqMiddleware
 from taskiq.abc.result_backend import AsyncResultBackend
 from taskiq.kicker import AsyncKicker
-from taskiq.message import TaskiqMessage
+from taskiq.labels import prepare_label
 from taskiq.utils import maybe_awaitable
 
-from celeriq.envelope import Envelope, chained, of_message
+from celeriq.envelope import VERSION, Envelope, chained, of_message
 from celeriq.errors import SendError
 from celeriq.result import AsyncResult
 from celeriq.routing import check_priority
@@ -37,7 +38,7 @@ class Sends(Protocol):
 
     async def send(self, envelope: Envelope, *, at: float | None = None) -> None: ...
 
-    async def send_many(self, envelopes: Sequence[Envelope]) -> list[BaseException | None]: ...
+    async def send_many(self, envelopes: Sequence[Envelope]) -> list[Exception | None]: ...
 
 
 class Kicker(AsyncKicker[P, R], Generic[P, R]):
@@ -45,25 +46,40 @@ class Kicker(AsyncKicker[P, R], Generic[P, R]):
 
     async def kiq(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Send the call. Raises `SendError`, which is a `SendTaskError`, with the reason."""
-        if not isinstance(self.broker, Sends):
+        if not _takes_envelopes(type(self.broker)):
             return await super().kiq(*args, **kwargs)
-        message = await self.prepare(args, kwargs)
-        await self.broker.send(of_message(message))
-        return await self.sent(message)
+        envelope = await self.envelope(args, kwargs)
+        await sending(self.broker).send(envelope)
+        return await self.sent(envelope)
 
-    async def prepare(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> TaskiqMessage:
-        """The message, as the middlewares want it."""
+    async def envelope(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Envelope:
+        """The call as it is sent, when the middlewares have seen it."""
+        hooks = [one.pre_send for one in self.broker.middlewares if type(one).pre_send is not TaskiqMiddleware.pre_send]
+        if not hooks:
+            return self._envelope(args, kwargs)
         message = self._prepare_message(*args, **kwargs)
-        for middleware in self.broker.middlewares:
-            if middleware.__class__.pre_send != TaskiqMiddleware.pre_send:
-                message = await maybe_awaitable(middleware.pre_send(message))
-        return message
+        for hook in hooks:
+            message = await maybe_awaitable(hook(message))
+        return of_message(message)
 
-    async def sent(self, message: TaskiqMessage) -> AsyncResult[Any]:
+    def _envelope(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Envelope:
+        """Without a message of Taskiq's between, which would be validated and copied."""
+        labels = {name: prepare_label(value) for name, value in self.labels.items()}
+        return Envelope(
+            v=VERSION,
+            id=self.custom_task_id or self.broker.id_generator(),
+            task=self.task_name,
+            args=list(args),
+            kwargs=dict(kwargs),
+            labels={name: text for name, (text, _) in labels.items()},
+            labels_types={name: kind for name, (_, kind) in labels.items()},
+        )
+
+    async def sent(self, envelope: Envelope) -> AsyncResult[Any]:
         for middleware in reversed(self.broker.middlewares):
-            if middleware.__class__.post_send != TaskiqMiddleware.post_send:
-                await maybe_awaitable(middleware.post_send(message))
-        return self.result_of(message.task_id)
+            if type(middleware).post_send is not TaskiqMiddleware.post_send:
+                await maybe_awaitable(middleware.post_send(envelope.message()))
+        return self.result_of(envelope.id)
 
     def result_of(self, task_id: str, parent: AsyncResult[Any] | None = None) -> AsyncResult[Any]:
         backend = cast("AsyncResultBackend[Any]", self.broker.result_backend)
@@ -73,16 +89,16 @@ class Kicker(AsyncKicker[P, R], Generic[P, R]):
 async def kiq_many(task: Task[Any, Any], calls: Iterable[Arguments]) -> list[AsyncResult[Any]]:
     """Send many calls in few round trips; see `Task.kiq_many`."""
     kicker = task.kicker()
-    messages: list[TaskiqMessage] = []
+    envelopes: list[Envelope] = []
     for number, call in enumerate(calls):
         args, kwargs = _arguments(call)
-        task.check_arguments(args, kwargs, f"call {number}")
-        messages.append(await kicker.prepare(args, kwargs))
-    outcomes = await sending(kicker.broker).send_many([of_message(message) for message in messages])
+        task.check_arguments(args, kwargs, number)
+        envelopes.append(await kicker.envelope(args, kwargs))
+    outcomes = await sending(kicker.broker).send_many(envelopes)
     unsent = tuple(number for number, error in enumerate(outcomes) if error is not None)
-    results = [await kicker.sent(sent) for number, sent in enumerate(messages) if outcomes[number] is None]
+    results = [await kicker.sent(sent) for number, sent in enumerate(envelopes) if outcomes[number] is None]
     if unsent:
-        count, first = f"{len(unsent)} of {len(messages)}", outcomes[unsent[0]]
+        count, first = f"{len(unsent)} of {len(envelopes)}", outcomes[unsent[0]]
         raise SendError(reason=f"{count} calls of {task.task_name!r} were not sent: {first}", unsent=unsent)
     return results
 
@@ -93,9 +109,15 @@ def _arguments(call: Arguments) -> tuple[Sequence[Any], Mapping[str, Any]]:
 
 def sending(broker: AsyncBroker) -> Sends:
     """`broker`, if it takes envelopes; raises `TypeError` otherwise."""
-    if not isinstance(broker, Sends):
+    if not _takes_envelopes(type(broker)):
         raise TypeError(f"{type(broker).__name__} takes no chains, links or bulk: it needs a RedisBroker")
-    return broker
+    return cast("Sends", broker)
+
+
+@cache
+def _takes_envelopes(kind: type[AsyncBroker]) -> bool:
+    """Of the class, for a protocol's check costs more than a message."""
+    return issubclass(kind, Sends)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +196,7 @@ class Signature(Generic[R]):
         call = self.completed(args, kwargs).set(**options)
         envelope = await call.envelope()
         await call.send(envelope)
-        return await call.kicker().sent(envelope.message())
+        return await call.kicker().sent(envelope)
 
     def completed(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Signature[R]:
         """With more arguments, in front of its own; nothing is added to an immutable one."""
@@ -196,10 +218,9 @@ class Signature(Generic[R]):
         if fed and self.options.eta is not None:
             raise TypeError(f"a later step of {self.task.task_name!r} cannot have an eta: give it a countdown")
         takes = () if not fed or self.immutable else (None,)
-        self.task.check_arguments((*takes, *self.args), self.kwargs, "the call")
-        message = await self.kicker().prepare(self.args, self.kwargs)
+        self.task.check_arguments((*takes, *self.args), self.kwargs)
         return with_fields(
-            of_message(message),
+            await self.kicker().envelope(self.args, self.kwargs),
             delay=self.options.countdown or 0.0,
             immutable=self.immutable,
             link=[await link.envelope(fed=True) for link in self.options.link],
@@ -247,7 +268,7 @@ class Chain:
             steps[-1] = steps[-1].set(link=link)
         envelopes = await Chain(tuple(steps)).envelopes(fed=False)
         await steps[0].send(chained(envelopes))
-        await steps[0].kicker().sent(envelopes[0].message())
+        await steps[0].kicker().sent(envelopes[0])
         result: AsyncResult[Any] | None = None
         for step, envelope in zip(steps, envelopes, strict=True):
             result = step.kicker().result_of(envelope.id, result)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import suppress
 from contextvars import copy_context
@@ -27,6 +27,10 @@ class Definition:
     options: TaskOptions
     graphs: GraphCache
 
+    def needs_nothing(self, overrides: Mapping[Any, Any]) -> bool:
+        """Whether nothing is injected into it."""
+        return self.graphs.for_overrides(overrides).is_empty()
+
     def accepts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether the function can be called so; what is injected is left out."""
         try:
@@ -42,6 +46,16 @@ class Definition:
         hidden = self.graphs.for_overrides({}).injected_parameters
         shown = [parameter for name, parameter in signature.parameters.items() if name not in hidden]
         return signature.replace(parameters=shown)
+
+    @cached_property
+    def plain_counts(self) -> range:
+        """How many positional arguments alone fit for certain; binding a signature costs more than a whole message."""
+        plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        parameters = list(self.signature.parameters.values())
+        if any(parameter.kind not in plain for parameter in parameters):
+            return range(0)
+        required = sum(parameter.default is inspect.Parameter.empty for parameter in parameters)
+        return range(required, len(parameters) + 1)
 
     async def call(self, threads: Executor | None, /, *args: Any, **kwargs: Any) -> Any:
         """Run the function: `async def` on the loop, `def` in one of the threads."""

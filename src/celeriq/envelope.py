@@ -45,12 +45,13 @@ class Envelope(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Room for who sent it; nothing reads it yet."""
 
     def message(self) -> TaskiqMessage:
-        return TaskiqMessage(
+        """The same for Taskiq, which writes into what it gets. Whoever decoded this has checked the types."""
+        return TaskiqMessage.model_construct(
             task_id=self.id,
             task_name=self.task,
-            args=self.args,
-            kwargs=self.kwargs,
-            labels=self.labels,
+            args=list(self.args),
+            kwargs=dict(self.kwargs),
+            labels=dict(self.labels),
             labels_types=self.labels_types,
         )
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import anyio
@@ -37,6 +38,22 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_SLOTS = 100
 
+Hook = Callable[..., Any]
+
+
+class Hooks:
+    """The hooks of those middlewares that have one, in the order in which they are called: they are an onion."""
+
+    def __init__(self, middlewares: Sequence[TaskiqMiddleware]) -> None:
+        def hooks(name: str, ordered: Iterable[TaskiqMiddleware]) -> list[Hook]:
+            default = getattr(TaskiqMiddleware, name)
+            return [getattr(one, name) for one in ordered if getattr(type(one), name) is not default]
+
+        self.pre_execute = hooks("pre_execute", middlewares)
+        self.on_error = hooks("on_error", reversed(middlewares))
+        self.post_execute = hooks("post_execute", reversed(middlewares))
+        self.post_save = hooks("post_save", reversed(middlewares))
+
 
 class Receiver(StockReceiver):
     """Takes as many messages as it has slots, and runs each in one asyncio task."""
@@ -54,7 +71,9 @@ class Receiver(StockReceiver):
         self.slots = max_async_tasks or DEFAULT_SLOTS
         super().__init__(broker, executor, max_async_tasks=self.slots, **options)
         self._broker = broker
+        self._hooks = Hooks(broker.middlewares)
         self._running: set[asyncio.Task[None]] = set()
+        self._ended = asyncio.Event()
 
     # -- taking ----------------------------------------------------------------------------------------------------
 
@@ -65,7 +84,7 @@ class Receiver(StockReceiver):
             await self._broker.startup()
         logger.info("Listening started.")
         stopping = asyncio.create_task(finish_event.wait())
-        stopping.add_done_callback(lambda _: self._broker.stop_taking())
+        stopping.add_done_callback(lambda _: self._stop_taking())
         try:
             await self._listen(stopping)
         finally:
@@ -74,12 +93,17 @@ class Receiver(StockReceiver):
             if self.on_exit is not None:
                 self.on_exit(self)
 
+    def _stop_taking(self) -> None:
+        self._ended.set()
+        self._broker.stop_taking()
+
     async def _listen(self, stopping: asyncio.Task[Any]) -> None:
         left = self.max_tasks_to_execute
         while not stopping.done() and left != 0:
             free = self.slots - len(self._running)
             if free == 0:
-                await asyncio.wait({*self._running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                self._ended.clear()
+                await self._ended.wait()
                 continue
             for delivery in await self._broker.take(free if left is None else min(free, left)):
                 if stopping.done():
@@ -91,7 +115,11 @@ class Receiver(StockReceiver):
     def _start(self, delivery: Delivery) -> None:
         running = asyncio.create_task(self._receive(delivery))
         self._running.add(running)
-        running.add_done_callback(self._running.discard)
+        running.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._ended.set()
 
     async def _wait_for_running(self) -> None:
         if self._running:
@@ -113,14 +141,14 @@ class Receiver(StockReceiver):
         attempt = Attempt.current()
         result = await self._run(task, message, attempt)
         if result.error is not None:
-            await self._tell("on_error", message, result, result.error)
-        await self._tell("post_execute", message, result)
+            await self._tell(self._hooks.on_error, message, result, result.error)
+        await self._tell(self._hooks.post_execute, message, result)
         await self._settle(attempt, result)
         if attempt.settled and not isinstance(result.error, NoResultError):
-            await self._tell("post_save", message, result)
+            await self._tell(self._hooks.post_save, message, result)
 
     async def _prepared(self, message: TaskiqMessage) -> TaskiqMessage:
-        for hook in self._hooks("pre_execute"):
+        for hook in self._hooks.pre_execute:
             message = await maybe_awaitable(hook(message))
         return message
 
@@ -144,11 +172,12 @@ class Receiver(StockReceiver):
         raised: BaseException | None = None
         try:
             self._convert(task, message)
-            # A copy for each attempt, from which its dependencies are resolved.
-            self._broker.custom_dependency_context.update(
-                {Context: Context(message, self._broker), TaskiqState: self._broker.state}
-            )
-            with anyio.fail_after(_timeout(message)):
+            if not task.definition.needs_nothing(self._broker.dependency_overrides):
+                # A copy for each attempt, from which its dependencies are resolved.
+                self._broker.custom_dependency_context.update(
+                    {Context: Context(message, self._broker), TaskiqState: self._broker.state}
+                )
+            with _limit(message):
                 value = await attempt.run(task.definition, tuple(message.args), message.kwargs)
         except BaseException as error:
             raised = error
@@ -183,19 +212,11 @@ class Receiver(StockReceiver):
                 logger.exception("Can't set result in result backend.")
         await self._broker.settle(attempt)
 
-    # -- hooks -----------------------------------------------------------------------------------------------------
-
-    def _hooks(self, name: str) -> Iterable[Callable[..., Any]]:
-        """The hooks of the middlewares that have one."""
-        default = getattr(TaskiqMiddleware, name)
-        return [getattr(one, name) for one in self._broker.middlewares if getattr(type(one), name) is not default]
-
-    async def _tell(self, name: str, *told: Any) -> None:
-        """After the task the middlewares are called from the last to the first: they are an onion."""
-        for hook in reversed(list(self._hooks(name))):
+    async def _tell(self, hooks: Sequence[Hook], *told: Any) -> None:
+        for hook in hooks:
             await maybe_awaitable(hook(*told))
 
 
-def _timeout(message: TaskiqMessage) -> float | None:
+def _limit(message: TaskiqMessage) -> AbstractContextManager[object]:
     timeout = message.labels.get("timeout")
-    return None if timeout is None else float(timeout)
+    return nullcontext() if timeout is None else anyio.fail_after(float(timeout))

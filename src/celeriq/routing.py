@@ -55,7 +55,10 @@ def find_route(routers: Sequence[Router], name: str, args: Sequence[Any], kwargs
         found = router(name, args, kwargs)
         if found is not None:
             return Route(queue=found) if isinstance(found, str) else found
-    return Route()
+    return _NO_ROUTE
+
+
+_NO_ROUTE = Route()
 
 
 def _router(routes: object) -> Router:

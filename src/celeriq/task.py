@@ -134,11 +134,15 @@ class Task(AsyncTaskiqDecoratedTask[P, R], Generic[P, R]):
         """The same, which takes nothing from the step before it (CAN-02)."""
         return Signature(task=self, args=args, kwargs=kwargs, immutable=True)
 
-    def check_arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any], what: str) -> None:
-        """Raise `TypeError` for arguments that do not fit this task (DEF-09)."""
+    def check_arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any], number: int | None = None) -> None:
+        """Raise `TypeError` for arguments that do not fit this task (DEF-09); `number`: which of many calls it is."""
+        definition = self.definition
+        if not kwargs and len(args) in definition.plain_counts:
+            return
         try:
-            self.definition.signature.bind(*args, **kwargs)
+            definition.signature.bind(*args, **kwargs)
         except TypeError as error:
+            what = "the call" if number is None else f"call {number}"
             raise TypeError(f"{what} of task {self.task_name!r}: {error}") from error
 
 

@@ -64,7 +64,7 @@ async def test_thousands_of_parked_messages_are_taken_back_at_once(make_broker: 
 
 
 async def call(task: Any, queue: str, number: int) -> TaskiqMessage:
-    message: TaskiqMessage = await task.kicker().with_labels(queue=queue).prepare((number,), {})
+    message: TaskiqMessage = (await task.kicker().with_labels(queue=queue).envelope((number,), {})).message()
     return message
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from celeriq.redis.batches import Batches
+from tests.waiting import wait_for
 
 
 class Wire:
@@ -23,6 +24,13 @@ class Wire:
         return [ValueError(item) if item < 0 else item for item in items]
 
 
+async def on_its_way(wire: Wire, batches: Batches[int, int]) -> asyncio.Task[int]:
+    """A 0 whose flush has begun."""
+    first = asyncio.create_task(batches.put(0))
+    await wait_for(lambda: bool(wire.flushed))
+    return first
+
+
 async def test_a_lone_item_is_flushed_in_its_callers_own_task() -> None:
     wire = Wire()
     wire.open.set()
@@ -31,14 +39,23 @@ async def test_a_lone_item_is_flushed_in_its_callers_own_task() -> None:
     assert len(asyncio.all_tasks()) == 1
 
 
+async def test_what_comes_in_one_turn_of_the_loop_shares_a_flush_in_its_order() -> None:
+    wire = Wire()
+    wire.open.set()
+    batches = Batches(wire.flush)
+    assert await asyncio.gather(*(batches.put(number) for number in range(4))) == list(range(4))
+    assert wire.flushed == [[0, 1, 2, 3]]
+
+
 async def test_what_comes_while_a_flush_is_on_its_way_makes_up_the_next() -> None:
     wire = Wire()
     batches = Batches(wire.flush, most=3)
-    callers = [asyncio.create_task(batches.put(number)) for number in range(6)]
+    first = await on_its_way(wire, batches)
+    callers = [asyncio.create_task(batches.put(number)) for number in range(1, 6)]
     await asyncio.sleep(0)
     assert wire.flushed == [[0]]
     wire.open.set()
-    assert await asyncio.gather(*callers) == list(range(6))
+    assert await asyncio.gather(first, *callers) == list(range(6))
     assert wire.flushed == [[0], [1, 2, 3], [4, 5]]
 
 
@@ -54,22 +71,35 @@ async def test_each_caller_gets_its_own_error() -> None:
 async def test_a_caller_that_was_cancelled_while_it_waited_is_left_out() -> None:
     wire = Wire()
     batches = Batches(wire.flush)
+    first = await on_its_way(wire, batches)
+    callers = [asyncio.create_task(batches.put(number)) for number in (1, 2)]
+    await asyncio.sleep(0)
+    callers[0].cancel()
+    wire.open.set()
+    assert [await first, await callers[1]] == [0, 2]
+    assert wire.flushed == [[0], [2]]
+
+
+async def test_the_first_of_a_batch_may_be_cancelled_alone() -> None:
+    wire = Wire()
+    wire.open.set()
+    batches = Batches(wire.flush)
     callers = [asyncio.create_task(batches.put(number)) for number in range(3)]
     await asyncio.sleep(0)
-    callers[1].cancel()
-    wire.open.set()
-    assert await callers[2] == 2
-    assert wire.flushed == [[0], [2]]
+    callers[0].cancel()
+    assert await asyncio.gather(*callers[1:]) == [1, 2]
+    assert wire.flushed == [[1, 2]]
 
 
 async def test_a_lone_caller_that_is_cancelled_leaves_the_way_free() -> None:
     wire = Wire()
     batches = Batches(wire.flush)
-    callers = [asyncio.create_task(batches.put(number)) for number in range(2)]
+    first = await on_its_way(wire, batches)
+    following = asyncio.create_task(batches.put(1))
     await asyncio.sleep(0)
-    callers[0].cancel()
+    first.cancel()
     wire.open.set()
-    assert await callers[1] == 1
+    assert await following == 1
     assert await batches.put(7) == 7
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from taskiq import AsyncTaskiqDecoratedTask
@@ -27,8 +26,7 @@ class Addresses:
     def parcel(self, message: Envelope, at: float | None = None) -> Parcel:
         """The message, addressed and encoded; raises `SendError` for one that cannot be sent."""
         try:
-            for step in _with_later_ones(message):
-                self._address(step)
+            self._address_all(message)
             encoded = envelope.encode(message, self._max_payload)
         except (EncodeError, ValueError) as error:
             raise SendError(reason=f"task {message.task!r} was not sent: {error}") from error
@@ -38,6 +36,11 @@ class Addresses:
         """Where calls of the task go that say nothing else; a route may look at the arguments, which are not known."""
         route = find_route(self._routers, task.task_name, (), {})
         return str(task.labels.get("queue") or route.queue or self._default_queue)
+
+    def _address_all(self, message: Envelope) -> None:
+        self._address(message)
+        for later in (*message.link, *message.chain):
+            self._address_all(later)
 
     def _address(self, message: Envelope) -> None:
         labels = message.labels
@@ -49,12 +52,6 @@ class Addresses:
         message.delay = message.delay or float(labels.get("delay", 0.0))
         if not 0 <= message.delay < LONGEST_DELAY:
             raise ValueError(f"delay is {message.delay}; it must be seconds, 0 or more and less than 2**31")
-
-
-def _with_later_ones(message: Envelope) -> Iterator[Envelope]:
-    yield message
-    for step in (*message.link, *message.chain):
-        yield from _with_later_ones(step)
 
 
 def _number(given: Any) -> object:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+
+Answers = Sequence[Answer | Exception]
+Block = tuple[Sequence[Item], asyncio.Future[Answers[Answer]]]
+"""Items that were handed in together, and who waits for them."""
 
 MOST_AT_ONCE = 500
 
@@ -15,41 +20,53 @@ MOST_AT_ONCE = 500
 class Batches(Generic[Item, Answer]):
     """Hands items to `flush`, one batch at a time; a lone item goes at once, without waiting for company.
 
-    `flush` answers each item with what it is worth, or with the exception that its caller gets.
+    `flush` answers each item with what it is worth, or with the exception that its caller gets. `patience` says how
+    many seconds the first of a batch waits for company; it always waits for what comes in the same turn of the loop.
     """
 
     def __init__(
-        self, flush: Callable[[Sequence[Item]], Awaitable[Sequence[Answer | Exception]]], most: int = MOST_AT_ONCE
+        self,
+        flush: Callable[[Sequence[Item]], Awaitable[Sequence[Answer | Exception]]],
+        most: int = MOST_AT_ONCE,
+        patience: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._flush = flush
         self._most = most
-        self._waiting: list[tuple[Item, asyncio.Future[Answer]]] = []
+        self._patience = patience
+        self._waiting: deque[Block[Item, Answer]] = deque()
         self._busy = False
         self._flusher: asyncio.Task[None] | None = None
 
     async def put(self, item: Item) -> Answer:
         """What `flush` answered to `item`."""
-        if self._busy:
-            return await self._queue(item)
-        self._busy = True
-        try:
-            [answer] = await self._flush([item])
-        finally:
-            self._busy = False
-            self._flush_waiting()
+        [answer] = await (self._queue([item]) if self._busy else self._lead(item))
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    async def put_all(self, items: Sequence[Item]) -> list[Answer | BaseException]:
-        """What became of each item; they share round trips from the first one on."""
-        futures = [self._queue(item) for item in items]
-        self._flush_waiting()
-        return await asyncio.gather(*futures, return_exceptions=True)
+    async def _lead(self, item: Item) -> Answers[Answer]:
+        """The first of a batch, which needs no task of its own if it remains alone."""
+        self._busy = True
+        try:
+            await asyncio.sleep(self._patience())
+            if not self._waiting:
+                return await self._flush([item])
+            leading = self._queue([item])
+            self._waiting.rotate(1)
+        finally:
+            self._busy = False
+            self._flush_waiting()
+        return await leading
 
-    def _queue(self, item: Item) -> asyncio.Future[Answer]:
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future))
+    async def put_all(self, items: Sequence[Item]) -> list[Answer | Exception]:
+        """What became of each item; they share round trips from the first one on."""
+        blocks = [self._queue(items[start : start + self._most]) for start in range(0, len(items), self._most)]
+        self._flush_waiting()
+        return [answer for answers in await asyncio.gather(*blocks) for answer in answers]
+
+    def _queue(self, items: Sequence[Item]) -> asyncio.Future[Answers[Answer]]:
+        future: asyncio.Future[Answers[Answer]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((items, future))
         return future
 
     def _flush_waiting(self) -> None:
@@ -60,27 +77,35 @@ class Batches(Generic[Item, Answer]):
     async def _flush_until_none_waits(self) -> None:
         try:
             while self._waiting:
-                # Whoever was cancelled while it waited does not want it any more.
-                batch = [waiting for waiting in self._waiting[: self._most] if not waiting[1].done()]
-                del self._waiting[: self._most]
-                if batch:
+                if batch := self._next_batch():
                     await self._flush_batch(batch)
+                await asyncio.sleep(self._patience())
         finally:
             self._busy = False
 
-    async def _flush_batch(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
+    def _next_batch(self) -> list[Block[Item, Answer]]:
+        batch: list[Block[Item, Answer]] = []
+        size = 0
+        while self._waiting and (not batch or size + len(self._waiting[0][0]) <= self._most):
+            block = self._waiting.popleft()
+            # Whoever was cancelled while it waited does not want it any more.
+            if not block[1].done():
+                batch.append(block)
+                size += len(block[0])
+        return batch
+
+    async def _flush_batch(self, batch: list[Block[Item, Answer]]) -> None:
+        items = [item for block, _ in batch for item in block]
         try:
-            answers = await self._flush([item for item, _ in batch])
+            answers: Answers[Answer] = await self._flush(items)
         except Exception as error:  # noqa: BLE001 - it is theirs who wait
-            answers = [error] * len(batch)
+            answers = [error] * len(items)
         except BaseException:
             for _, future in batch:
                 future.cancel()
             raise
-        for (_, future), answer in zip(batch, answers, strict=True):
-            if future.done():
-                continue
-            if isinstance(answer, Exception):
-                future.set_exception(answer)
-            else:
-                future.set_result(answer)
+        start = 0
+        for block, future in batch:
+            if not future.done():
+                future.set_result(answers[start : start + len(block)])
+            start += len(block)

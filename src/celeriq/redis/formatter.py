@@ -36,7 +36,8 @@ class EnvelopeFormatter(TaskiqFormatter):
         read = envelope.decode(message)
         parsed = read.message()
         if isinstance(message, Delivery):
-            # Taskiq parses the labels next; those that it cannot must fail here, while this is no attempt yet.
-            parsed.model_copy(update={"labels": dict(parsed.labels)}).parse_labels()
+            if read.labels:
+                # Taskiq parses the labels next; those that it cannot must fail here, while this is no attempt yet.
+                read.message().parse_labels()
             self._begin(message, read, parsed)
         return parsed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 GROUP = "celeriq"
 """The one consumer group of every stream."""
@@ -23,6 +24,13 @@ class Keys:
     def steps(self, name: str) -> list[str]:
         """The streams of a queue, the highest priority first."""
         return [self.queue(name, step) for step in PRIORITY_STEPS]
+
+    @staticmethod
+    @lru_cache
+    def queue_of(stream: str) -> tuple[str, int]:
+        """The queue and the priority step of a stream."""
+        queue, _, step = stream.partition(":queue:")[2].rpartition(":")
+        return queue, int(step)
 
     def delayed(self, queue: str) -> str:
         return f"{{{self.namespace}}}:delayed:{queue}"
@@ -73,6 +81,9 @@ class Keys:
         return f"{{{self.namespace}}}:record:{task_id}"
 
 
+_STEP_OF = [max(step for step in PRIORITY_STEPS if step <= priority) for priority in range(10)]
+
+
 def step_of(priority: int) -> int:
     """The priority step, 0 to 9, that `priority` belongs to (RT-06)."""
-    return max(step for step in PRIORITY_STEPS if step <= priority)
+    return _STEP_OF[priority]

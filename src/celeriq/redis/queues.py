@@ -26,8 +26,14 @@ PARKED = "parked"
 MOST_PENDING = 100_000
 """More than any worker holds."""
 
-SHORTEST_SLEEP = 0.02
-"""Seconds; a message that is due and could not be moved, in a full memory, must not make a loop without a pause."""
+WITHOUT_ROOM = 0.02
+"""Seconds to wait when a message is due and could not be moved: memory is full."""
+
+FULL = 4
+"""With less than this part of its slots free a worker waits a moment before it takes more: one read for each task that
+ends would cost more than a short task does."""
+GATHER = 0.001
+"""Seconds; more slots are free then, and one that waits for a long task loses nothing worth mentioning."""
 
 AT_ONCE = 500
 """Parked messages that one run of the script `unpark` takes back."""
@@ -89,6 +95,8 @@ class Queues:
 
     async def take(self, free: int | None = None) -> list[Delivery]:
         """What there is for the free slots, or after a sleep the next message, or nothing."""
+        if (free or self.free) * FULL < self._most:
+            await asyncio.sleep(GATHER)
         self.reading = True
         try:
             names = self._in_turn(await self.declare())
@@ -96,7 +104,7 @@ class Queues:
             free = free or self.free
             wait, streams, deliveries = await self._fetch(names, free)
             if not deliveries:
-                deliveries = await self._next(streams, max(wait, SHORTEST_SLEEP))
+                deliveries = await self._next(streams, wait or WITHOUT_ROOM)
             self._hold(deliveries)
             # A read of one brings one from each stream that had any.
             for surplus in deliveries[free:]:
@@ -153,8 +161,7 @@ class Queues:
     def _delivery(self, stream: str, entry_id: bytes, data: bytes, crashes: int = 0) -> Delivery:
         delivery = Delivery(data)
         delivery.stream, delivery.entry_id, delivery.worker, delivery.crashes = stream, entry_id, self.worker, crashes
-        delivery.queue, _, step = stream.partition(":queue:")[2].rpartition(":")
-        delivery.priority = int(step)
+        delivery.queue, delivery.priority = self._keys.queue_of(stream)
         return delivery
 
     # -- giving back -----------------------------------------------------------------------------------------------

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 from redis.exceptions import RedisError
 
 from celeriq.errors import SendError
@@ -23,8 +23,7 @@ KEEP_BATCH_NUMBER = 3_600_000
 """Milliseconds after which a sender's last batch is forgotten: longer than any of its tries."""
 
 
-@dataclass(frozen=True, slots=True)
-class Parcel:
+class Parcel(msgspec.Struct, frozen=True):
     """An encoded message, where it goes and when."""
 
     queue: str
@@ -72,7 +71,7 @@ class Sender:
         """Raises `SendError` when Redis did not take it."""
         await self._batches.put(parcel)
 
-    async def send_all(self, parcels: Sequence[Parcel]) -> list[BaseException | None]:
+    async def send_all(self, parcels: Sequence[Parcel]) -> list[Exception | None]:
         """What became of each: None, or the `SendError`."""
         return await self._batches.put_all(parcels)
 
@@ -91,11 +90,11 @@ class Sender:
         return [None] * len(parcels)
 
     def _batch(self, parcels: Sequence[Parcel]) -> tuple[list[str], list[Any]]:
-        targets = [parcel.key(self._keys) for parcel in parcels]
-        numbers = {key: number for number, key in enumerate(dict.fromkeys(targets), start=1)}
+        numbers: dict[str, int] = {}
         arguments: list[Any] = [self._number, KEEP_BATCH_NUMBER]
-        for parcel, target in zip(parcels, targets, strict=True):
-            arguments += (numbers[target], parcel.when, parcel.data)
+        for parcel in parcels:
+            key = parcel.key(self._keys)
+            arguments += (numbers.setdefault(key, len(numbers) + 1), parcel.when, parcel.data)
         return [self._keys.sender(self._own_name()), self._keys.wake, *numbers], arguments
 
     def _own_name(self) -> str:

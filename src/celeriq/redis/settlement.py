@@ -6,8 +6,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, TypeVar
 
+import msgspec
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -22,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+GATHER = 0.001
+"""Seconds between two settlements of a worker that runs several tasks: a round trip costs more than a short task."""
+
 AWAY = (RedisConnectionError, RedisTimeoutError, OutOfMemoryError, ReadOnlyError, OSError)
 """Errors that pass: a restart, a failover, a memory that somebody will enlarge."""
 
@@ -29,8 +34,7 @@ REFUSED = ("OOM", "READONLY", "MISCONF", "NOREPLICAS")
 """How the script tells of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(msgspec.Struct, frozen=True):
     """What the settlement script is told of one attempt."""
 
     delivery: Delivery
@@ -64,11 +68,19 @@ class Settlement:
     Asking again after a broken connection is safe: the script's fence lets a settlement through once.
     """
 
-    def __init__(self, keys: Keys, scripts: Scripts, keeping: Callable[[], Keeping]) -> None:
+    def __init__(
+        self, keys: Keys, scripts: Scripts, keeping: Callable[[], Keeping], running: Callable[[], int]
+    ) -> None:
         self._keys = keys
         self._scripts = scripts
         self._keeping = keeping
-        self._batches: Batches[Ending, bool] = Batches(self._flush)
+        self._running = running
+        self._batches: Batches[Ending, bool] = Batches(self._flush, patience=self._patience)
+        self._last = 0.0
+
+    def _patience(self) -> float:
+        """What ends alone is settled at once; of many that run others will end in a moment, and share the way."""
+        return max(0.0, self._last + GATHER - monotonic()) if self._running() > 1 else 0.0
 
     async def settle(self, ending: Ending) -> bool:
         """False if the message is no longer this worker's."""
@@ -76,6 +88,7 @@ class Settlement:
 
     async def _flush(self, endings: Sequence[Ending]) -> Sequence[bool | Exception]:
         """Ask until each has its answer; only those that were refused are asked again."""
+        self._last = monotonic()
         answers: dict[int, bool | Exception] = {}
         asked = 0
 

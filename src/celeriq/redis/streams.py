@@ -24,6 +24,7 @@ from celeriq.options import read_options
 from celeriq.record import Record
 from celeriq.redis.addresses import Addresses
 from celeriq.redis.attempts import Attempts
+from celeriq.redis.connections import packing_in_c
 from celeriq.redis.dead_letters import DeadLetters
 from celeriq.redis.formatter import EnvelopeFormatter
 from celeriq.redis.keys import GROUP, Keys
@@ -125,6 +126,7 @@ class RedisBroker(RedisStreamBroker):
         self._resources = AsyncExitStack()
         self._unreadable = 0.0
         # taskiq-redis builds a client per call, which costs more than the call.
+        packing_in_c(self.connection_pool)
         self._client = Redis(connection_pool=self.connection_pool)
         self._scripts = Scripts(self._client)
         self._sleep = Sleep(partial(never_reconnecting, url, connection, LONGEST), self._client)
@@ -138,8 +140,8 @@ class RedisBroker(RedisStreamBroker):
         """Keep apart what belongs to `namespace`; in tests, say it before the broker starts."""
         self.keys = Keys(namespace)
         self.queues = Queues(self._client, self.keys, self._scripts, self._reads, self._sleep)
-        self.settlement = Settlement(self.keys, self._scripts, self._keeping)
         self.attempts = Attempts(self)
+        self.settlement = Settlement(self.keys, self._scripts, self._keeping, lambda: len(self.queues.held))
         self.formatter = EnvelopeFormatter(self.max_payload, self.attempts.begin)
         self._sender = Sender(self.keys, self._scripts)
         if isinstance(self.result_backend, RedisResults):
@@ -288,7 +290,7 @@ class RedisBroker(RedisStreamBroker):
         except SendError as error:
             raise SendError(reason=f"task {envelope.task!r} was not sent: {error.reason}") from error
 
-    async def send_many(self, envelopes: Sequence[Envelope]) -> list[BaseException | None]:
+    async def send_many(self, envelopes: Sequence[Envelope]) -> list[Exception | None]:
         """What became of each: None, or the `SendError`."""
         try:
             parcels = [self._addresses.parcel(envelope) for envelope in envelopes]

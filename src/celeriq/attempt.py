@@ -216,8 +216,8 @@ class Attempt:
 
     @property
     def runtime(self) -> float:
-        """Seconds since the message was read."""
-        return monotonic() - self.started
+        """Seconds since the message was read, to the microsecond."""
+        return round(monotonic() - self.started, 6)
 
 
 _current: ContextVar[Attempt | None] = ContextVar("celeriq_attempt", default=None)

@@ -40,6 +40,10 @@ class Definition:
         return True
 
     @cached_property
+    def is_async(self) -> bool:
+        return inspect.iscoroutinefunction(self.function)
+
+    @cached_property
     def signature(self) -> inspect.Signature:
         """The function's own signature, without what is injected."""
         signature = inspect.signature(self.function, eval_str=True)
@@ -59,7 +63,7 @@ class Definition:
 
     async def call(self, threads: Executor | None, /, *args: Any, **kwargs: Any) -> Any:
         """Run the function: `async def` on the loop, `def` in one of the threads."""
-        if inspect.iscoroutinefunction(self.function):
+        if self.is_async:
             return await self.function(*args, **kwargs)
         call = partial(copy_context().run, self._call_in_thread, *args, **kwargs)
         return await _to_its_end(asyncio.get_running_loop().run_in_executor(threads, call))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import importlib
 import logging
 import os
@@ -44,9 +43,6 @@ def main() -> int:
     except CannotStartError as error:
         print(f"celeriq worker cannot start: {error}", file=sys.stderr)  # noqa: T201
         return CANNOT_START
-    # What is loaded stays: the collector need not look at it again and again, which cost a quarter of a no-op.
-    gc.collect()
-    gc.freeze()
     try:
         with asyncio.Runner(loop_factory=fastest_loop()) as runner:
             return runner.run(serve(broker, options))

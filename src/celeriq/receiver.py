@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_SLOTS = 100
 
+_Result = TaskiqResult[Any]
 Hook = Callable[..., Any]
 
 
@@ -68,7 +69,7 @@ class Receiver(StockReceiver):
     ) -> None:
         if not isinstance(broker, RedisBroker):
             raise TypeError(f"celeriq's receiver needs a RedisBroker, not {type(broker).__name__}: use Taskiq's own")
-        self.slots = max_async_tasks or DEFAULT_SLOTS
+        self.slots = max_async_tasks or broker.concurrency or DEFAULT_SLOTS
         super().__init__(broker, executor, max_async_tasks=self.slots, **options)
         self._broker = broker
         self._hooks = Hooks(broker.middlewares)
@@ -184,7 +185,7 @@ class Receiver(StockReceiver):
             if not isinstance(error, NoResultError):
                 logger.exception("task %s[%s] failed", message.task_name, message.task_id)
         # A result is what hooks get; nobody validates it.
-        return TaskiqResult[Any].model_construct(
+        return _Result.model_construct(
             is_err=raised is not None,
             return_value=value,
             execution_time=attempt.runtime,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 from taskiq import TaskiqMessage, TaskiqMiddleware
 
 from celeriq import NotRegistered, RedisBroker
 from celeriq.envelope import VERSION, of_message
+from celeriq.redis.attempts import HistoryEntry
 from celeriq.redis.keys import Keys
 from celeriq.redis.settlement import Keeping
 from tests.integration.conftest import MakeBroker
@@ -263,5 +265,5 @@ async def test_the_history_gets_every_end_and_a_share_of_the_plain_successes(mak
             await (await task.kiq(number)).wait_result(timeout=20)
     told: Any = await broker._client.xrange(Keys(broker.keys.namespace).history)
     assert 10 <= len(told) - 1 <= 50
-    assert b'"state":"FAILURE"' in told[-1][1][b"data"]
-    assert b"ValueError('negative')" in told[-1][1][b"data"]
+    last = msgspec.json.decode(told[-1][1][b"data"], type=HistoryEntry)
+    assert (last.state, last.error, last.queue) == ("FAILURE", "ValueError('negative')", "default")

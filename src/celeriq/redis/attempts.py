@@ -37,6 +37,23 @@ NAMES: dict[type[Outcome], str] = {
 """How the history names an outcome; RELEASED is no end of anything."""
 
 
+class HistoryEntry(msgspec.Struct, kw_only=True, array_like=True):
+    """What became of an attempt, written without the names of its fields: there is one for each task.
+
+    A later version may append fields, and reads what has fewer of them.
+    """
+
+    id: str
+    task: str = ""
+    queue: str
+    state: str
+    worker: str = ""
+    runtime: float = 0.0
+    """Seconds."""
+    retries: int = 0
+    error: str | None = None
+
+
 class Attempts:
     """What runs here, and how each of it ends."""
 
@@ -123,16 +140,16 @@ class Attempts:
         if plain and not _chosen(task_id, self._broker.history_share):
             return b""
         return record.encode(
-            {
-                "id": task_id,
-                "task": attempt.envelope.task,
-                "queue": attempt.delivery.queue,
-                "state": NAMES[type(outcome)],
-                "retries": attempt.retries,
-                "worker": attempt.delivery.worker,
-                "runtime": attempt.runtime,
-                "error": record.describe(outcome.error) if isinstance(outcome, Failed | Retrying | Postponed) else None,
-            }
+            HistoryEntry(
+                id=task_id,
+                task=attempt.envelope.task,
+                queue=attempt.delivery.queue,
+                state=NAMES[type(outcome)],
+                retries=attempt.retries,
+                worker=attempt.delivery.worker,
+                runtime=attempt.runtime,
+                error=record.describe(outcome.error) if isinstance(outcome, Failed | Retrying | Postponed) else None,
+            )
         )
 
     def cancel_all(self) -> None:
@@ -161,7 +178,7 @@ class Attempts:
         with suppress(msgspec.DecodeError, ValueError):
             records += _records_of_later_steps(envelope.decode(delivery), error)
         history = record.encode(
-            {"id": task_id, "queue": delivery.queue, "state": "DEAD", "error": record.describe(error)}
+            HistoryEntry(id=task_id, queue=delivery.queue, state="DEAD", error=record.describe(error))
         )
         await self._settle(Ending(delivery, records=records, dead_because=str(error), history=history))
 

@@ -15,24 +15,27 @@ Block = tuple[Sequence[Item], asyncio.Future[Answers[Answer]]]
 """Items that were handed in together, and who waits for them."""
 
 MOST_AT_ONCE = 500
+QUIET = 8
+"""Turns of the loop without anybody new, after which a batch goes: about a tenth of what a round trip costs."""
 
 
 class Batches(Generic[Item, Answer]):
     """Hands items to `flush`, one batch at a time; a lone item goes at once, without waiting for company.
 
-    `flush` answers each item with what it is worth, or with the exception that its caller gets. `patience` says how
-    many seconds the first of a batch waits for company; it always waits for what comes in the same turn of the loop.
+    `flush` answers each item with what it is worth, or with the exception that its caller gets. A batch
+    waits for what comes in the same turn of the loop; then, as long as `more_to_come` says so of its size, and some do
+    come, for those of the next turns.
     """
 
     def __init__(
         self,
         flush: Callable[[Sequence[Item]], Awaitable[Sequence[Answer | Exception]]],
         most: int = MOST_AT_ONCE,
-        patience: Callable[[], float] = lambda: 0.0,
+        more_to_come: Callable[[int], bool] = lambda _: False,
     ) -> None:
         self._flush = flush
         self._most = most
-        self._patience = patience
+        self._more_to_come = more_to_come
         self._waiting: deque[Block[Item, Answer]] = deque()
         self._busy = False
         self._flusher: asyncio.Task[None] | None = None
@@ -48,7 +51,7 @@ class Batches(Generic[Item, Answer]):
         """The first of a batch, which needs no task of its own if it remains alone."""
         self._busy = True
         try:
-            await asyncio.sleep(self._patience())
+            await self._gather(1)
             if not self._waiting:
                 return await self._flush([item])
             leading = self._queue([item])
@@ -79,9 +82,18 @@ class Batches(Generic[Item, Answer]):
             while self._waiting:
                 if batch := self._next_batch():
                     await self._flush_batch(batch)
-                await asyncio.sleep(self._patience())
+                await self._gather(0)
         finally:
             self._busy = False
+
+    async def _gather(self, size: int) -> None:
+        """Let the loop turn until nobody new comes to the `size` items that are not in the queue."""
+        await asyncio.sleep(0)
+        before, quiet = 0, 0
+        while quiet < QUIET and (waiting := len(self._waiting) + size) < self._most and self._more_to_come(waiting):
+            quiet = quiet + 1 if waiting == before else 0
+            before = waiting
+            await asyncio.sleep(0)
 
     def _next_batch(self) -> list[Block[Item, Answer]]:
         batch: list[Block[Item, Answer]] = []

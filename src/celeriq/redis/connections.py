@@ -1,29 +1,65 @@
-"""How redis-py's connections write what they send."""
+"""Connections: those that the scripts keep, and how redis-py's write what they send."""
 
 from __future__ import annotations
 
+import asyncio
+from importlib import import_module
 from typing import Any
 
 from redis.asyncio import ConnectionPool
-from redis.connection import HiredisRespSerializer
+from redis.asyncio.connection import AbstractConnection
 from redis.utils import HIREDIS_AVAILABLE
 
 
-def packing_in_c(pool: ConnectionPool) -> None:
-    """Let the pool's connections pack commands with hiredis, where it is installed (`celeriq[speed]`).
+class Connections:
+    """As many as are used at a time, made as the pool makes its own, and kept between two uses.
 
-    redis-py does so for its blocking connections only; in Python each argument of a script costs about a microsecond.
+    Taking one from the pool, and redis-py's client around it, cost more than a round trip.
     """
-    if HIREDIS_AVAILABLE:
-        pool.connection_class = _packing(pool.connection_class)
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self._pool = pool
+        self._kept: list[AbstractConnection] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def take(self) -> AbstractConnection | None:
+        """One that was kept, if there is any: it may have been closed since."""
+        if self._loop is not asyncio.get_running_loop():
+            # A script may call asyncio.run() for each message: nothing of the loop before works in this one.
+            self._loop, self._kept = asyncio.get_running_loop(), []
+        return self._kept.pop() if self._kept else None
+
+    def make(self) -> AbstractConnection:
+        """A new one; it connects when something is sent."""
+        pool: Any = self._pool  # not typed in redis-py
+        made: AbstractConnection = pool.make_connection()
+        return made
+
+    def keep(self, connection: AbstractConnection) -> None:
+        self._kept.append(connection)
+
+    async def close(self) -> None:
+        while self._kept:
+            await self._kept.pop().disconnect(nowait=True)
 
 
-def _packing(connection_class: Any) -> Any:
-    serializer = HiredisRespSerializer()
+def lean(connection_class: type[AbstractConnection]) -> type[AbstractConnection]:
+    """The same connections with a cheaper way to write: half of what a round trip costs."""
+    pack = import_module("hiredis").pack_command if HIREDIS_AVAILABLE else None
 
-    class PackingConnection(connection_class):  # type: ignore[misc]
+    class LeanConnection(connection_class):  # type: ignore[misc, valid-type]
         def pack_command(self, *args: Any) -> list[bytes]:
-            packed: list[bytes] = serializer.pack(*args)
-            return packed
+            """By hiredis, where `celeriq[speed]` is installed; redis-py uses it for blocking connections only."""
+            if pack is None or args[0] != "EVALSHA":
+                packed: list[bytes] = super().pack_command(*args)
+                return packed
+            return [pack(args)]
 
-    return PackingConnection
+        async def send_packed_command(self, command: Any, check_health: bool = True) -> None:  # noqa: FBT001, FBT002
+            """Without a task that watches the time: the answer, which is waited for, has a limit of its own."""
+            if self._writer is None or self.health_check_interval or not isinstance(command, list):
+                await super().send_packed_command(command, check_health=check_health)
+            else:
+                self._writer.writelines(command)  # pyright: ignore[reportUnknownArgumentType]
+
+    return LeanConnection

@@ -29,12 +29,6 @@ MOST_PENDING = 100_000
 WITHOUT_ROOM = 0.02
 """Seconds to wait when a message is due and could not be moved: memory is full."""
 
-FULL = 4
-"""With less than this part of its slots free a worker waits a moment before it takes more: one read for each task that
-ends would cost more than a short task does."""
-GATHER = 0.001
-"""Seconds; more slots are free then, and one that waits for a long task loses nothing worth mentioning."""
-
 AT_ONCE = 500
 """Parked messages that one run of the script `unpark` takes back."""
 
@@ -46,7 +40,14 @@ class Queues:
     """The queues of one worker process. `names` tells which they are; more may come as tasks are registered."""
 
     def __init__(
-        self, client: Redis, keys: Keys, scripts: Scripts, names: Callable[[], Iterable[str]], sleep: Sleep
+        self,
+        client: Redis,
+        keys: Keys,
+        scripts: Scripts,
+        names: Callable[[], Iterable[str]],
+        sleep: Sleep,
+        *,
+        slots: int | None = None,
     ) -> None:
         self._client = client
         self._keys = keys
@@ -57,6 +58,7 @@ class Queues:
         self._turn = 0
         self.worker = ""
         self.held: dict[Place, Delivery] = {}
+        self._slots = slots
         self._most = 0
         self.reading = False
 
@@ -90,13 +92,13 @@ class Queues:
 
     @property
     def free(self) -> int:
-        """Slots that are surely free: who asks for a message has one, and has had as many as it ever held at once."""
-        return max(1, self._most - len(self.held))
+        """Slots that are surely free: who asks for a message has one, and has as many as it was said to have, or as it
+        ever held at once.
+        """
+        return max(1, (self._slots or self._most) - len(self.held))
 
     async def take(self, free: int | None = None) -> list[Delivery]:
         """What there is for the free slots, or after a sleep the next message, or nothing."""
-        if (free or self.free) * FULL < self._most:
-            await asyncio.sleep(GATHER)
         self.reading = True
         try:
             names = self._in_turn(await self.declare())

@@ -58,7 +58,7 @@ class RedisResults(RedisAsyncResultBackend[R]):
         self.milliseconds = max(1, round(expires * 1000))
         # taskiq-redis builds a client per call, which costs more than the call.
         self._client: Redis = Redis(connection_pool=self.redis_pool)
-        self._scripts = Scripts(self._client)
+        self._scripts = Scripts(self.redis_pool)
         # A connection of its own, which may wait for ever: many who follow a task must not keep others from sending.
         self._watch = Watch(partial(patient, url, connection))
 
@@ -117,6 +117,7 @@ class RedisResults(RedisAsyncResultBackend[R]):
 
     async def shutdown(self) -> None:
         await self._watch.close()
+        await self._scripts.close()
         await super().shutdown()
 
     async def set_result(self, task_id: str, result: TaskiqResult[R]) -> None:

@@ -1,10 +1,18 @@
-"""The Lua scripts, read at import; a server that has forgotten one is sent it again by redis-py."""
+"""The Lua scripts, read at import."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from importlib.resources import files
+from typing import Any
 
-from redis.asyncio import Redis
+from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, ResponseError
+
+from celeriq.redis.connections import Connections
 
 SOURCES = {
     file.name.removesuffix(".lua"): file.read_text()
@@ -13,16 +21,63 @@ SOURCES = {
 }
 
 
-class Scripts:
-    """Every script of this package, bound to one client."""
+class Script:
+    """One script. Every one may be run again when its answer was lost: each says what it checks."""
 
-    def __init__(self, client: Redis) -> None:
-        self.send = client.register_script(SOURCES["send"])
-        self.fetch = client.register_script(SOURCES["fetch"])
-        self.settle = client.register_script(SOURCES["settle"])
-        self.store = client.register_script(SOURCES["store"])
-        self.release = client.register_script(SOURCES["release"])
-        self.leave = client.register_script(SOURCES["leave"])
-        self.park = client.register_script(SOURCES["park"])
-        self.unpark = client.register_script(SOURCES["unpark"])
-        self.replay = client.register_script(SOURCES["replay"])
+    def __init__(self, connections: Connections, source: str) -> None:
+        self._connections = connections
+        self._source = source
+        self._sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+    async def __call__(self, *, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """The script's answer. Raises redis-py's errors, and `OSError`."""
+        kept = self._connections.take()
+        if kept is not None:
+            try:
+                return await self._run_on(kept, keys, args)
+            except RedisConnectionError:
+                # It may have been closed long ago; whether Redis is away a new one tells.
+                pass
+        return await self._run_on(self._connections.make(), keys, args)
+
+    async def _run_on(self, connection: AbstractConnection, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        try:
+            answer = await self._ask(connection, keys, args)
+        except ResponseError:
+            self._connections.keep(connection)
+            raise
+        except BaseException:
+            # What is still to be read on it would be taken for the next answer.
+            await connection.disconnect(nowait=True)
+            raise
+        self._connections.keep(connection)
+        return answer
+
+    async def _ask(self, connection: AbstractConnection, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        asking: Any = connection  # not typed in redis-py
+        await asking.send_command("EVALSHA", self._sha, len(keys), *keys, *args)
+        try:
+            return await asking.read_response()
+        except NoScriptError:
+            await asking.send_command("EVAL", self._source, len(keys), *keys, *args)
+            return await asking.read_response()
+
+
+class Scripts:
+    """Every script of this package, on connections of their own."""
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self._connections = connections = Connections(pool)
+        self.send = Script(connections, SOURCES["send"])
+        self.fetch = Script(connections, SOURCES["fetch"])
+        self.settle = Script(connections, SOURCES["settle"])
+        self.store = Script(connections, SOURCES["store"])
+        self.release = Script(connections, SOURCES["release"])
+        self.leave = Script(connections, SOURCES["leave"])
+        self.park = Script(connections, SOURCES["park"])
+        self.unpark = Script(connections, SOURCES["unpark"])
+        self.replay = Script(connections, SOURCES["replay"])
+
+    async def close(self) -> None:
+        """Disconnect; a script that is run later connects again."""
+        await self._connections.close()

@@ -1,11 +1,12 @@
 -- Ends attempts, each once and whole: states and results, the next messages, the history, the acknowledgement.
 -- Lua is isolated but not transactional: checks first, then writes that memory can refuse, the acknowledgement last.
--- KEYS  1 crashes (hash)  2 history (stream)  3 wake (channel)  then for each attempt: its stream, the dead letters
---       (stream), its records, where its next messages go (streams, or sorted sets of delayed ones)
+-- KEYS  1 crashes (hash)  2 history (stream)  3 wake (channel)  then for each attempt: its stream, its records, where
+--       its next messages go (streams, or sorted sets of delayed ones), the dead letters (stream) if it is one
 -- ARGV  1 group  2 consumer  3 milliseconds to keep a record  4 entries of history to keep  5 dead letters to keep
---       6 milliseconds to keep them  then for each attempt: entry id, whether it is fenced, number of records, records,
---       number of next messages, for each its delay in ms ('' none) and the message (behind the digit of its priority
---       step, if it is delayed), why it is dead ('' it is not), message, history entry ('' none)
+--       6 milliseconds to keep them  then for each attempt: a line of entry id, whether it is fenced, numbers of
+--       records and of next messages, whether it is dead and whether it has a history entry; records; for each next
+--       message its delay in ms ('' none) and the message (behind the digit of its priority step, if it is delayed);
+--       why it is dead, and message; history entry. In one line because each argument costs as much as a command.
 -- Answers for each attempt with 1, 0 if it is no longer this consumer's, or the text of an error.
 local FINAL = '{"status":"SUCCESS"'
 local group, consumer = ARGV[1], ARGV[2]
@@ -18,13 +19,17 @@ local function next_key() key = key + 1 return KEYS[key] end
 local function next_argument() argument = argument + 1 return ARGV[argument] end
 
 local function read_attempt()
-  local attempt = {stream = next_key(), dead = next_key(), entry = next_argument(), fenced = next_argument() == '1',
-    records = {}, messages = {}}
-  for index = 1, tonumber(next_argument()) do attempt.records[index] = {next_key(), next_argument()} end
-  for index = 1, tonumber(next_argument()) do
+  local entry, fenced, records, messages, dead, history =
+    string.match(next_argument(), '^(%S+) (%d) (%d+) (%d+) (%d) (%d)$')
+  local attempt = {stream = next_key(), entry = entry, fenced = fenced == '1', records = {}, messages = {}}
+  for index = 1, tonumber(records) do attempt.records[index] = {next_key(), next_argument()} end
+  for index = 1, tonumber(messages) do
     attempt.messages[index] = {next_key(), next_argument(), next_argument()}
   end
-  attempt.dead_because, attempt.message, attempt.history = next_argument(), next_argument(), next_argument()
+  if dead == '1' then
+    attempt.dead, attempt.dead_because, attempt.message = next_key(), next_argument(), next_argument()
+  end
+  if history == '1' then attempt.history = next_argument() end
   return attempt
 end
 
@@ -58,8 +63,8 @@ local function settle(attempt)
   for index, message in ipairs(attempt.messages) do
     send(message[1], message[2], message[3], entry .. '/' .. index)
   end
-  if attempt.dead_because ~= '' then bury(attempt) end
-  if attempt.history ~= '' then
+  if attempt.dead then bury(attempt) end
+  if attempt.history then
     redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', 'data', attempt.history)
   end
   redis.call('XACK', stream, group, entry)

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from time import monotonic
 from typing import Any, TypeVar
 
 import msgspec
@@ -24,8 +23,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-GATHER = 0.001
-"""Seconds between two settlements of a worker that runs several tasks: a round trip costs more than a short task."""
+AT_ONCE = 25
+"""Settlements in one run of the script: more of them save little, and the worker would have nothing to do meanwhile."""
 
 AWAY = (RedisConnectionError, RedisTimeoutError, OutOfMemoryError, ReadOnlyError, OSError)
 """Errors that pass: a restart, a failover, a memory that somebody will enlarge."""
@@ -68,19 +67,14 @@ class Settlement:
     Asking again after a broken connection is safe: the script's fence lets a settlement through once.
     """
 
-    def __init__(
-        self, keys: Keys, scripts: Scripts, keeping: Callable[[], Keeping], running: Callable[[], int]
-    ) -> None:
+    def __init__(self, keys: Keys, scripts: Scripts, keeping: Callable[[], Keeping], held: Callable[[], int]) -> None:
         self._keys = keys
         self._scripts = scripts
         self._keeping = keeping
-        self._running = running
-        self._batches: Batches[Ending, bool] = Batches(self._flush, patience=self._patience)
-        self._last = 0.0
-
-    def _patience(self) -> float:
-        """What ends alone is settled at once; of many that run others will end in a moment, and share the way."""
-        return max(0.0, self._last + GATHER - monotonic()) if self._running() > 1 else 0.0
+        # As long as others are held here, some of them may end in a moment.
+        self._batches: Batches[Ending, bool] = Batches(
+            self._flush, most=AT_ONCE, more_to_come=lambda ending: ending < held()
+        )
 
     async def settle(self, ending: Ending) -> bool:
         """False if the message is no longer this worker's."""
@@ -88,7 +82,6 @@ class Settlement:
 
     async def _flush(self, endings: Sequence[Ending]) -> Sequence[bool | Exception]:
         """Ask until each has its answer; only those that were refused are asked again."""
-        self._last = monotonic()
         answers: dict[int, bool | Exception] = {}
         asked = 0
 
@@ -126,16 +119,21 @@ class Settlement:
         return keys, arguments
 
     def _add(self, ending: Ending, keys: list[str], arguments: list[Any], *, stores: bool) -> None:
-        delivery, records = ending.delivery, ending.records if stores else ()
-        keys += (delivery.stream, self._keys.dead(delivery.queue))
-        keys += (self._keys.record(task_id) for task_id, _ in records)
-        keys += (parcel.key(self._keys) for parcel in ending.parcels)
-        arguments += (delivery.entry_id, int(ending.fenced), len(records), *(stored for _, stored in records))
-        arguments.append(len(ending.parcels))
-        for parcel in ending.parcels:
+        delivery, records, parcels = ending.delivery, ending.records if stores else (), ending.parcels
+        numbers = (ending.fenced, len(records), len(parcels), bool(ending.dead_because), bool(ending.history))
+        keys.append(delivery.stream)
+        arguments.append(b"%b %d %d %d %d %d" % (delivery.entry_id, *numbers))
+        for task_id, stored in records:
+            keys.append(self._keys.record(task_id))
+            arguments.append(stored)
+        for parcel in parcels:
+            keys.append(parcel.key(self._keys))
             arguments += (round(parcel.delay * 1000) if parcel.delayed else "", parcel.data)
-        message = bytes(delivery) if ending.dead_because else b""
-        arguments += (ending.dead_because, message, ending.history)
+        if ending.dead_because:
+            keys.append(self._keys.dead(delivery.queue))
+            arguments += (ending.dead_because, bytes(delivery))
+        if ending.history:
+            arguments.append(ending.history)
 
 
 async def persistently(write: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -24,7 +25,7 @@ from celeriq.options import read_options
 from celeriq.record import Record
 from celeriq.redis.addresses import Addresses
 from celeriq.redis.attempts import Attempts
-from celeriq.redis.connections import packing_in_c
+from celeriq.redis.connections import lean
 from celeriq.redis.dead_letters import DeadLetters
 from celeriq.redis.formatter import EnvelopeFormatter
 from celeriq.redis.keys import GROUP, Keys
@@ -75,6 +76,8 @@ class RedisBroker(RedisStreamBroker):
     `unknown_grace`: seconds that the message of an unknown task waits for a worker that knows it.
     `history_share`: how many of the plain successes the history gets, from 0 to 1; the rest it always gets.
     `grace`: seconds that running tasks get when a worker is told to stop; None waits for them.
+    `concurrency`: tasks that a worker process runs at a time. Say the same as `taskiq worker --max-async-tasks`, which
+    the broker cannot see: without it messages are taken in smaller numbers there.
     `blocked_limit`: seconds after which a worker ends whose event loop is blocked.
     """
 
@@ -96,6 +99,7 @@ class RedisBroker(RedisStreamBroker):
         unknown_grace: float = 3600.0,
         history_share: float = 1.0,
         grace: float | None = None,
+        concurrency: int | None = None,
         blocked_limit: float = 600.0,
         **connection: Any,
     ) -> None:
@@ -110,6 +114,9 @@ class RedisBroker(RedisStreamBroker):
         self.history_share = history_share
         self.grace = grace
         self.blocked_limit = blocked_limit
+        if concurrency is not None and concurrency < 1:
+            raise UnsupportedOptionError(f"concurrency is {concurrency}; it must be 1 or more, or None")
+        self.concurrency = concurrency
         self.worker: Worker | None = None
         self.threads: Executor | None = None
         """Where `def` tasks run: not where the loop looks up names, or they would keep it from connecting."""
@@ -126,9 +133,9 @@ class RedisBroker(RedisStreamBroker):
         self._resources = AsyncExitStack()
         self._unreadable = 0.0
         # taskiq-redis builds a client per call, which costs more than the call.
-        packing_in_c(self.connection_pool)
+        self.connection_pool.connection_class = lean(self.connection_pool.connection_class)
         self._client = Redis(connection_pool=self.connection_pool)
-        self._scripts = Scripts(self._client)
+        self._scripts = Scripts(self.connection_pool)
         self._sleep = Sleep(partial(never_reconnecting, url, connection, LONGEST), self._client)
         self._watch = Watch(partial(patient, url, connection))
         self.result_backend = RedisResults[Any](url, namespace=namespace, expires=result_expires, **connection)
@@ -139,7 +146,7 @@ class RedisBroker(RedisStreamBroker):
     def with_namespace(self, namespace: str) -> Self:
         """Keep apart what belongs to `namespace`; in tests, say it before the broker starts."""
         self.keys = Keys(namespace)
-        self.queues = Queues(self._client, self.keys, self._scripts, self._reads, self._sleep)
+        self.queues = Queues(self._client, self.keys, self._scripts, self._reads, self._sleep, slots=self.concurrency)
         self.attempts = Attempts(self)
         self.settlement = Settlement(self.keys, self._scripts, self._keeping, lambda: len(self.queues.held))
         self.formatter = EnvelopeFormatter(self.max_payload, self.attempts.begin)
@@ -249,6 +256,9 @@ class RedisBroker(RedisStreamBroker):
         if not self.own_receiver:
             logger.info("under Taskiq's receiver; what only `celeriq worker` does: docs/reference/taskiq.md")
         leave_on_signals(partial(self.worker.leave, self.grace))
+        # What is loaded by now stays: the collector need not look at it again and again, which costs as much as a task.
+        gc.collect()
+        gc.freeze()
 
     async def shutdown(self) -> None:
         if self.worker is not None:
@@ -259,6 +269,7 @@ class RedisBroker(RedisStreamBroker):
             self.threads = None
         await self._sleep.close()
         await self._watch.close()
+        await self._scripts.close()
         try:
             await super().shutdown()
         finally:

@@ -21,6 +21,9 @@ test: $(STAMP)  ## run the whole suite on its own PostgreSQL and Valkey (TESTS=p
 prove: $(STAMP)  ## the proofs at full size, into docs/proofs.md (ONLY=engine picks)
 	PROVE=1 $(BIN)/python -m pytest -m "$(if $(ONLY),proof(of='$(ONLY)'),proof)" tests
 
+bench: $(STAMP)  ## measure beside the peers, hours (SHORT=1: a quarter of an hour; ONLY=noop,crud picks)
+	$(BIN)/python -m benchmarks $(if $(SHORT),--short) $(if $(ONLY),--only "$(ONLY)")
+
 check: $(STAMP)  ## format, lint, types, imports: changes nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -41,12 +44,16 @@ manual: $(STAMP)  ## typeset docs/manual.md into docs/manual.pdf
 
 lock: $(STAMP)  ## pin the newest versions, with hashes and without addresses
 	$(BIN)/uv pip compile pyproject.toml --upgrade --universal --generate-hashes --no-header --annotation-style line -q \
-		--extra fastapi --group app -o requirements/app.txt
+		--extra fastapi --extra speed --group app -o requirements/app.txt
 	$(BIN)/uv pip compile pyproject.toml --upgrade --universal --generate-hashes --no-header --annotation-style line -q \
-		--extra fastapi --extra embedded --group app --group docs --group test --group check -o requirements/dev.txt
+		--extra fastapi --extra speed --extra embedded --group app --group docs --group test --group check -o requirements/dev.txt
+	for name in $(basename $(notdir $(wildcard benchmarks/requirements/*.in))); do \
+		$(BIN)/uv pip compile benchmarks/requirements/$$name.in \
+			$$(test $$name != celeriq || echo pyproject.toml --extra speed) --upgrade --universal --python-version 3.11 \
+			--generate-hashes --no-header --annotation-style line -q -o benchmarks/requirements/$$name.txt || exit 1; done
 
 clean:  ## remove the environment and what the services stored
-	rm -rf .venv .venv-* .services .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist
+	rm -rf .venv .venv-* .bench .services .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist
 
 $(STAMP): requirements/dev.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "celeriq needs Python 3.11 or newer; name one with PYTHON=")'
@@ -55,4 +62,4 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
-.PHONY: help demo test prove check format matrix manual lock clean
+.PHONY: help demo test prove bench check format matrix manual lock clean

@@ -1,0 +1,1 @@
+"""The same work on celeriq and its peers, side by side: `make bench`."""

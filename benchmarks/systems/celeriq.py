@@ -1,0 +1,78 @@
+"""celeriq, with its own receiver (`celeriq worker`) or under Taskiq's (`taskiq worker`)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from taskiq.result_backends.dummy import DummyResultBackend
+
+from benchmarks import work
+from benchmarks.system import System, program
+from benchmarks.work import meter, settings
+from celeriq import PoolAdvice, RedisBroker, TaskSession, injected
+
+
+@asynccontextmanager
+async def open_sessions(_: PoolAdvice) -> AsyncGenerator[async_sessionmaker[AsyncSession]]:
+    engine = work.async_engine()
+    yield async_sessionmaker(engine, expire_on_commit=False)
+    await engine.dispose()
+
+
+broker = RedisBroker(
+    settings.redis,
+    concurrency=settings.concurrency,
+    history_share=0.0 if settings.variant.endswith("without-history") else 1.0,
+).with_sessions(open_sessions)
+if not settings.results:
+    broker.with_result_backend(DummyResultBackend())
+
+noop = broker.task(name="noop")(work.noop)
+sleep = broker.task(name="sleep")(work.sleep)
+stamp = broker.task(name="stamp")(work.stamp)
+
+
+@broker.task(name="crud")
+async def crud(number: int, session: TaskSession = injected) -> int:
+    await work.update(session, number)
+    meter.tick()
+    return number
+
+
+TASKS = {"noop": noop, "sleep": sleep, "stamp": stamp, "crud": crud}
+
+
+class Celeriq(System):
+    stores = "state and result for a day, history entry"
+    acknowledges = "after the result, in the same script"
+    settings = "-"
+
+    def worker(self) -> list[str]:
+        place, slots = "benchmarks.systems.celeriq:broker", str(settings.concurrency)
+        if settings.variant.startswith("stock"):
+            options = ["--workers", str(settings.processes), "--max-async-tasks", slots, "--log-level", "WARNING"]
+            return [program("taskiq"), "worker", place, *options]
+        return [program("celeriq"), "worker", place, "-w", str(settings.processes), "-c", slots]
+
+    async def open(self) -> None:
+        await broker.startup()
+
+    async def close(self) -> None:
+        await broker.shutdown()
+
+    async def send(self, task: str, argument: int, delay: float = 0.0) -> Any:
+        if delay:
+            return await TASKS[task].apply_async((argument,), countdown=delay)
+        return await TASKS[task].kiq(argument)
+
+    async def send_bulk(self, task: str, arguments: Sequence[int]) -> list[Any]:
+        return [*await TASKS[task].kiq_many([(argument,) for argument in arguments])]
+
+    async def wait(self, sent: Any) -> Any:
+        return (await sent.wait_result()).return_value
+
+
+SYSTEM = Celeriq()

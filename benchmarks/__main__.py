@@ -16,11 +16,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import asyncpg
+import psutil
 from redis import Redis
 
 from benchmarks import report
@@ -104,19 +105,32 @@ def measure(workload: Workload, entrant: Entrant, settings: Settings) -> dict[st
         settings = replace(settings, folder=folder)
         command = [str(environment(entrant.environment)), "-m", "benchmarks.drive"]
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-        ended = subprocess.run(
+        driver = subprocess.Popen(
             [*command, entrant.module, workload.step, str(workload.messages(entrant))],
             cwd=ROOT,
             env={**kept, **settings.environment(), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
-            check=False,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=LONGEST,
         )
-    if ended.returncode:
-        raise RuntimeError(ended.stderr[-3000:])
-    figures: dict[str, float] = json.loads(ended.stdout.splitlines()[-1])
+        told, complained = _until_it_ends(driver)
+    if driver.returncode:
+        raise RuntimeError(complained[-3000:])
+    figures: dict[str, float] = json.loads(told.splitlines()[-1])
     return figures
+
+
+def _until_it_ends(driver: subprocess.Popen[str]) -> tuple[str, str]:
+    """What it wrote; its worker, in a session of its own, does not outlive it in any case."""
+    try:
+        return driver.communicate(timeout=LONGEST)
+    finally:
+        if driver.poll() is None:
+            main = psutil.Process(driver.pid)
+            for process in [*main.children(recursive=True), main]:
+                with suppress(psutil.Error):
+                    process.kill()
+            driver.wait()
 
 
 def main() -> int:
@@ -124,6 +138,7 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="four peers, the main workloads")
     parser.add_argument("--only", default="", help="workloads, separated by commas")
     parser.add_argument("--systems", default="", help="systems, separated by commas")
+    parser.add_argument("--keep", action="store_true", help="make these the results in the repository")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     options = parser.parse_args()
     only, systems = _names(options.only), _names(options.systems)
@@ -146,7 +161,7 @@ def main() -> int:
             if whole or workload.name in only:
                 for entrant in (each for each in ENTRANTS if each.name in (systems or GROWN)):
                     failed += not _measure_and_tell(1, workload, entrant, settings, rounds)
-    folder = report.KEPT if whole else FOLDER / "results"
+    folder = report.KEPT if whole or options.keep else FOLDER / "results"
     report.write(rounds, folder, sorted({entrant.environment for _, entrant in chosen}))
     print(f"written to {folder}; {failed} of {len(chosen) * options.rounds} measurements failed")
     return int(failed > 0)

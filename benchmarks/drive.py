@@ -29,13 +29,13 @@ Figures = dict[str, float]
 
 PATIENCE = 120.0
 """Seconds after which a measurement that does not move is given up."""
-WINDOW = 8.0
+WINDOW = 4.0
 """Seconds that a throughput is measured for at most."""
-WARM = 0.1
-"""The part of a backlog that is not counted, while pools, caches and processes come up."""
+WARM = 0.5
+"""Seconds from the first task on that are not counted, while pools, caches and processes come up."""
 SENDERS = 50
 IDLE = 10.0
-PICKUPS = 300
+PICKUPS = 200
 PER_SECOND = 50
 JOINED = 1000
 
@@ -70,6 +70,14 @@ class Worker:
     def memory(self) -> float:
         """MiB that its processes have for themselves, what they share counted once."""
         return sum(process.memory_full_info().pss for process in self.processes()) / 2**20
+
+    def suspend(self) -> None:
+        for process in self.processes():
+            process.suspend()
+
+    def resume(self) -> None:
+        for process in self.processes():
+            process.resume()
 
     def check(self) -> None:
         if self._process.poll() is not None:
@@ -139,21 +147,32 @@ class Measurement:
     # -- the measurements ------------------------------------------------------------------------------------------
 
     async def drain(self, task: str, name: str) -> Figures:
-        """Tasks per second, from the first tenth of a backlog to its end."""
+        """Tasks per second, from half a second after the first one to the backlog's end."""
         before = self._redis_memory()
         await self.fill(task)
         figures: Figures = {}
         async with self._worker() as worker:
-            first = await self._ticks(int(self._size * WARM), worker)
-            began, cpu = time.monotonic(), worker.cpu()
+            await self._ticks(1, worker)
+            await asyncio.sleep(WARM)
+            first, began, cpu = meter.ticks(), time.monotonic(), worker.cpu()
             last = await self._ticks(self._size, worker, lambda: time.monotonic() - began > WINDOW)
             seconds, cpu = time.monotonic() - began, worker.cpu() - cpu
             figures[name] = (last - first) / seconds
-            if task == "noop":
+            if name.startswith("noop"):
                 figures[f"cpu_us_per_{name}"] = cpu / (last - first) * 1e6
-            if last == self._size and name.startswith("noop"):
-                figures[f"redis_bytes_per_{name}"] = (await self._settled_memory(before)) / self._size
+                if last == self._size:
+                    figures[f"redis_bytes_per_{name}"] = (await self._settled_memory(before)) / self._size
         return figures
+
+    async def backlog(self) -> Figures:
+        """Tasks per second of a worker that was stopped while the backlog grew, from when it goes on."""
+        async with self._ready_worker() as worker:
+            worker.suspend()
+            await self.fill("noop")
+            worker.resume()
+            began = time.monotonic()
+            count = await self._ticks(self._size, worker, lambda: time.monotonic() - began > WINDOW)
+            return {f"backlog_{self._size}": count / (time.monotonic() - began)}
 
     async def send_one(self) -> Figures:
         await self._system.send("noop", 0)
@@ -193,9 +212,11 @@ class Measurement:
         """From just before the call until the caller has the result."""
         async with self._ready_worker():
             taken: list[float] = []
-            for number in range(PICKUPS):
+            end = time.monotonic() + WINDOW
+            while len(taken) < PICKUPS and (time.monotonic() < end or not taken):
                 began = time.perf_counter()
-                await self._system.wait(await self._system.send("noop", number))
+                async with asyncio.timeout(PATIENCE):
+                    await self._system.wait(await self._system.send("noop", len(taken)))
                 taken.append((time.perf_counter() - began) * 1000)
         return {"wait_ms": statistics.median(taken)}
 
@@ -207,7 +228,8 @@ class Measurement:
                 sent = await self._system.send_bulk("noop", range(JOINED))
             except NotImplementedError:
                 sent = await self._system.send_all("noop", range(JOINED), SENDERS)
-            values = await self._system.wait_all(sent)
+            async with asyncio.timeout(PATIENCE):
+                values = await self._system.wait_all(sent)
             seconds = time.perf_counter() - began
         if sorted(values) != list(range(JOINED)):
             raise StuckError(f"wrong results: {sorted(values)[:5]} …")
@@ -274,21 +296,8 @@ async def measure(module: str, workload: str, size: int) -> Figures:
         if kind == "drain":
             task, _, name = task.partition(":")
             return await measurement.drain(task, name or task)
-        steps: dict[str, Callable[[], Coroutine[Any, Any, Figures]]] = {
-            name: getattr(measurement, name)
-            for name in (
-                "send_one",
-                "send_concurrent",
-                "send_bulk",
-                "pickup",
-                "wait",
-                "join",
-                "delay",
-                "idle",
-                "growth",
-            )
-        }
-        return await steps[kind]()
+        figures: Figures = await getattr(measurement, kind)()
+        return figures
     finally:
         await system.close()
 
@@ -299,8 +308,8 @@ def main() -> int:
         figures = _run(measure(module, workload, int(size)))
     except NotImplementedError:
         figures = {}
-    except StuckError as error:
-        print(error, file=sys.stderr)
+    except (StuckError, TimeoutError) as error:
+        print(repr(error), file=sys.stderr)
         return 1
     print(json.dumps(figures))
     return 0

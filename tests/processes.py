@@ -21,6 +21,7 @@ ENGINE_WORKERS = {
 }
 """The obedient application of the crash tests, under Taskiq's worker and under ours."""
 WORKER = ("taskiq", "worker", "broker:broker", "tasks", "--workers", "1")
+OWN_WORKER = ("celeriq", "worker", "broker:broker", "tasks", "--workers", "1")
 SCHEDULER = ("taskiq", "scheduler", "broker:scheduler", "tasks")
 
 

@@ -12,7 +12,6 @@ import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +53,10 @@ def main() -> int:
 
 def fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """The loop of uvloop, where `celeriq[speed]` is installed, as under `taskiq worker`; None is that of asyncio."""
-    if find_spec("uvloop") is None:
+    try:
+        new_loop: Callable[[], asyncio.AbstractEventLoop] = importlib.import_module("uvloop").new_event_loop
+    except ImportError:
         return None
-    new_loop: Callable[[], asyncio.AbstractEventLoop] = importlib.import_module("uvloop").new_event_loop
     return new_loop
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from httpx import AsyncClient
 from redis.asyncio import Redis
 
@@ -52,6 +53,22 @@ async def test_a_worker_ends_at_sigterm_though_it_is_idle(start: Start, api: Asy
     """On Python 3.11 Taskiq's own broker never does (W23)."""
     worker = start(processes.WORKER)
     await listening(worker)
+    assert worker.stop() == 0
+
+
+@pytest.mark.parametrize("command", [processes.WORKER, processes.OWN_WORKER])
+async def test_it_does_so_on_the_loop_of_asyncio_too(
+    command: tuple[str, ...], start: Start, api: AsyncClient, tmp_path: Path
+) -> None:
+    """Where `celeriq[speed]` is not installed: neither uvloop nor hiredis can be imported."""
+    missing = tmp_path / "missing"
+    missing.mkdir()
+    for module in ("uvloop", "hiredis"):
+        (missing / f"{module}.py").write_text("raise ImportError\n")
+    worker = start(command, PYTHONPATH=str(missing))
+    await listening(worker)
+    accepted = await upload(api, pdf(SENTENCE))
+    assert (await ended(api, accepted["task_id"]))["state"] == "SUCCESS"
     assert worker.stop() == 0
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +36,7 @@ def sample(entrant: Entrant, settings: Settings) -> list[str]:
             env={**settings.environment(), "PYTHONPATH": str(ROOT)},
         )
         try:
-            asyncio.run(_ticking(Path(folder) / "ticks"))
+            _wait_for(Path(folder) / "ticks")
             worker = max(psutil.Process(driver.pid).children(recursive=True), key=lambda one: one.cpu_times().user)
             stacks = Path(folder) / "stacks"
             spy = [str(environment("celeriq").with_name("py-spy")), "record", "-p", str(worker.pid), "--nonblocking"]
@@ -47,10 +47,10 @@ def sample(entrant: Entrant, settings: Settings) -> list[str]:
             driver.wait()
 
 
-async def _ticking(ticks: Path) -> None:
-    async with asyncio.timeout(60):
-        while not (ticks.exists() and ticks.stat().st_size):  # noqa: ASYNC110 - another process writes it
-            await asyncio.sleep(0.05)
+def _wait_for(ticks: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not (ticks.exists() and ticks.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def told(stacks: list[str]) -> str:

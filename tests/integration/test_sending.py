@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -273,3 +274,38 @@ async def test_the_bookkeeping_of_a_sender_does_not_grow(make_broker: MakeBroker
     [key] = await wait_for(lambda: redis.keys(Keys(namespace).sender("*")))
     assert 0 < await redis.pttl(key) <= 3_600_000
     await broker.shutdown()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_script_may_run_a_loop_for_each_call(valkey: Valkey, namespace: str) -> None:
+    """It leaves the connections of each loop unclosed, which is its own affair; the next call must not use them."""
+    broker = RedisBroker(valkey.url, namespace=namespace)
+
+    @broker.task
+    async def nothing(number: int) -> None: ...
+
+    async def call(number: int) -> int:
+        await nothing.kiq(number)
+        async with Redis.from_url(valkey.url) as redis:
+            return int(await redis.xlen(broker.keys.queue("default")))
+
+    assert [asyncio.run(call(number)) for number in range(3)] == [1, 2, 3]
+    # What the loops left open warns here, and not in another test.
+    broker._scripts._connections._kept.clear()
+    gc.collect()
+
+
+async def test_an_arguments_check_by_number_refuses_what_binding_would(make_broker: MakeBroker) -> None:
+    broker = make_broker()
+
+    @broker.task
+    async def add(x: int, y: int = 0, *, z: int = 0) -> None: ...
+
+    @broker.task
+    async def collect(*numbers: int) -> None: ...
+
+    for arguments in ((), (1, 2, 3)):
+        with pytest.raises(TypeError, match="call 0 of task"):
+            await add.kiq_many([arguments])
+    assert len(await add.kiq_many([(1,), (1, 2), {"x": 1, "z": 2}])) == 3
+    assert len(await collect.kiq_many([(), (1, 2, 3)])) == 2

@@ -1,29 +1,35 @@
 """Celery's semantics, native async, and every task is a database transaction."""
 
-from celeriq.bound_task import BoundTask, CurrentTask
-from celeriq.calling import Signature, chain
-from celeriq.dependencies import injected
-from celeriq.errors import (
-    CeleriqError,
-    CommitTimeoutError,
-    EncodeError,
-    NotRegistered,
-    PayloadTooLargeError,
-    SendError,
-    SessionsMissingError,
-    TaskDefinitionError,
-    UnknownOptionError,
-    UnsupportedOptionError,
-    WorkerLostError,
-)
-from celeriq.options import TaskOptions
-from celeriq.record import Record
-from celeriq.redis.dead_letters import DeadLetter, DeadLetters
-from celeriq.redis.results import RedisResults
-from celeriq.redis.streams import RedisBroker
-from celeriq.result import AsyncResult
-from celeriq.routing import Route
-from celeriq.session import PoolAdvice, TaskSession
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from celeriq.bound_task import BoundTask, CurrentTask
+    from celeriq.calling import Signature, chain
+    from celeriq.dependencies import injected
+    from celeriq.errors import (
+        CeleriqError,
+        CommitTimeoutError,
+        EncodeError,
+        NotRegistered,
+        PayloadTooLargeError,
+        SendError,
+        SessionsMissingError,
+        TaskDefinitionError,
+        UnknownOptionError,
+        UnsupportedOptionError,
+        WorkerLostError,
+    )
+    from celeriq.options import TaskOptions
+    from celeriq.record import Record
+    from celeriq.redis.dead_letters import DeadLetter, DeadLetters
+    from celeriq.redis.results import RedisResults
+    from celeriq.redis.streams import RedisBroker
+    from celeriq.result import AsyncResult
+    from celeriq.routing import Route
+    from celeriq.session import PoolAdvice, TaskSession
 
 __all__ = [
     "AsyncResult",
@@ -53,3 +59,46 @@ __all__ = [
     "chain",
     "injected",
 ]
+
+_HOMES = {
+    "AsyncResult": "celeriq.result",
+    "BoundTask": "celeriq.bound_task",
+    "CeleriqError": "celeriq.errors",
+    "CommitTimeoutError": "celeriq.errors",
+    "CurrentTask": "celeriq.bound_task",
+    "DeadLetter": "celeriq.redis.dead_letters",
+    "DeadLetters": "celeriq.redis.dead_letters",
+    "EncodeError": "celeriq.errors",
+    "NotRegistered": "celeriq.errors",
+    "PayloadTooLargeError": "celeriq.errors",
+    "PoolAdvice": "celeriq.session",
+    "Record": "celeriq.record",
+    "RedisBroker": "celeriq.redis.streams",
+    "RedisResults": "celeriq.redis.results",
+    "Route": "celeriq.routing",
+    "SendError": "celeriq.errors",
+    "SessionsMissingError": "celeriq.errors",
+    "Signature": "celeriq.calling",
+    "TaskDefinitionError": "celeriq.errors",
+    "TaskOptions": "celeriq.options",
+    "TaskSession": "celeriq.session",
+    "UnknownOptionError": "celeriq.errors",
+    "UnsupportedOptionError": "celeriq.errors",
+    "WorkerLostError": "celeriq.errors",
+    "chain": "celeriq.calling",
+    "injected": "celeriq.dependencies",
+}
+
+
+if not TYPE_CHECKING:  # checkers must see what is not there
+
+    def __getattr__(name: str) -> Any:
+        """Import a public name when it is asked for: the supervisor of `celeriq worker` needs none, and stays small."""
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -24,7 +26,21 @@ def test_all_is_sorted_and_names_nothing_twice() -> None:
 
 
 def test_all_is_complete() -> None:
-    assert set(celeriq.__all__) == public_names(celeriq)
+    assert set(celeriq.__all__) == set(celeriq._HOMES)
+    assert public_names(celeriq) <= {*celeriq.__all__, "import_module", "annotations", "TYPE_CHECKING", "Any"}
+    assert set(celeriq.__all__) <= set(dir(celeriq))
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'celeriq' has no attribute 'Celery'"):
+        getattr(celeriq, "Celery")  # noqa: B009 - checkers know that it is not there
+
+
+def test_the_command_line_starts_without_the_libraries_that_workers_need() -> None:
+    """So that the supervisor stays small, and `--help` comes at once."""
+    loaded = "import celeriq.cli, sys; print({'taskiq', 'sqlalchemy', 'redis', 'pydantic'} & set(sys.modules))"
+    told = subprocess.run([sys.executable, "-c", loaded], check=True, capture_output=True, text=True)
+    assert told.stdout == "set()\n"
 
 
 @pytest.mark.parametrize("name", celeriq.__all__)

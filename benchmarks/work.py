@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import cache
 
-from sqlalchemy import select
+from sqlalchemy import create_engine, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 from benchmarks.meter import Meter
 from benchmarks.settings import Settings
@@ -60,6 +61,20 @@ async def sleep(number: int) -> int:
 async def stamp(due_ns: int) -> int:
     meter.late(due_ns)
     return due_ns
+
+
+@cache
+def sessions_now(size: int) -> sessionmaker[Session]:
+    """A pool of psycopg's connections, in the process that asks for it first: it does not survive a fork."""
+    url = settings.database.replace("+asyncpg", "+psycopg")
+    return sessionmaker(create_engine(url, pool_size=size, max_overflow=0))
+
+
+def crud_now(number: int) -> int:
+    with sessions_now(settings.concurrency).begin() as session:
+        update_now(session, number)
+    meter.tick()
+    return number
 
 
 def noop_now(number: int) -> int:

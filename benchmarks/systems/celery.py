@@ -9,9 +9,8 @@ from typing import Any
 from asgiref.sync import async_to_sync
 from celery import Celery, signals
 from celery.result import AsyncResult, ResultSet
-from sqlalchemy import NullPool, create_engine
+from sqlalchemy import NullPool
 from sqlalchemy.ext.asyncio import async_sessionmaker
-from sqlalchemy.orm import sessionmaker
 
 from benchmarks import work
 from benchmarks.system import BlockingSystem, program
@@ -35,9 +34,7 @@ class Rows:
 
     def open(self, **_: object) -> None:
         # One process of prefork runs one task at a time.
-        size = 1 if POOL == "prefork" else settings.concurrency
-        url = settings.database.replace("+asyncpg", "+psycopg")
-        self._sessions = sessionmaker(create_engine(url, pool_size=size, max_overflow=0))
+        self._sessions = work.sessions_now(1 if POOL == "prefork" else settings.concurrency)
 
     def update(self, number: int) -> None:
         with self._sessions.begin() as session:

@@ -8,12 +8,10 @@ import dramatiq
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
-from sqlalchemy import create_engine
-from sqlalchemy.orm import sessionmaker
 
 from benchmarks import work
 from benchmarks.system import BlockingSystem, program
-from benchmarks.work import meter, settings
+from benchmarks.work import settings
 
 DAY = 86_400_000
 PATIENCE = 60_000
@@ -26,24 +24,10 @@ if settings.results:
     broker.add_middleware(Results(backend=RedisBackend(url=URL), store_results=True, result_ttl=DAY))
 dramatiq.set_broker(broker)
 
-# It connects at the first task, in the process that runs it.
-engine = create_engine(
-    settings.database.replace("+asyncpg", "+psycopg"), pool_size=settings.concurrency, max_overflow=0
-)
-sessions = sessionmaker(engine)
-
 noop = dramatiq.actor(actor_name="noop")(work.noop_now)
 sleep = dramatiq.actor(actor_name="sleep")(work.sleep_now)
 stamp = dramatiq.actor(actor_name="stamp")(work.stamp_now)
-
-
-@dramatiq.actor(actor_name="crud")
-def crud(number: int) -> int:
-    with sessions.begin() as session:
-        work.update_now(session, number)
-    meter.tick()
-    return number
-
+crud = dramatiq.actor(actor_name="crud")(work.crud_now)
 
 TASKS: dict[str, Any] = {"noop": noop, "sleep": sleep, "stamp": stamp, "crud": crud}
 

@@ -5,33 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from huey import RedisHuey
-from sqlalchemy import create_engine
-from sqlalchemy.orm import sessionmaker
 
 from benchmarks import work
 from benchmarks.system import BlockingSystem, program
-from benchmarks.work import meter, settings
+from benchmarks.work import settings
 
 # redis-py's pools refuse the 101st: with a hundred workers, the scheduler's.
 huey = RedisHuey("benchmarks", url=f"{settings.redis}?max_connections=500", results=settings.results)
 
-engine = create_engine(
-    settings.database.replace("+asyncpg", "+psycopg"), pool_size=settings.concurrency, max_overflow=0
-)
-sessions = sessionmaker(engine)
-
 noop = huey.task(name="noop")(work.noop_now)
 sleep = huey.task(name="sleep")(work.sleep_now)
 stamp = huey.task(name="stamp")(work.stamp_now)
-
-
-@huey.task(name="crud")
-def crud(number: int) -> int:
-    with sessions.begin() as session:
-        work.update_now(session, number)
-    meter.tick()
-    return number
-
+crud = huey.task(name="crud")(work.crud_now)
 
 TASKS: dict[str, Any] = {"noop": noop, "sleep": sleep, "stamp": stamp, "crud": crud}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from celeriq import RedisBroker, Route
+from celeriq import RedisBroker, Route, UnsupportedOptionError
 from tests.conftest import Figure
 from tests.integration.conftest import MakeBroker
 from tests.waiting import wait_for
@@ -143,6 +143,24 @@ async def take_one(other: RedisBroker, note: Any) -> None:
     # Others know it by its beat.
     await other._client.hset(other.keys.beats, "other", "1")
     assert await other.queues.take()
+
+
+async def test_a_worker_that_was_told_its_slots_fills_them_at_once(make_broker: MakeBroker) -> None:
+    broker = make_broker(concurrency=5)
+
+    @broker.task
+    async def nothing(number: int) -> None: ...
+
+    await nothing.kiq_many([(number,) for number in range(7)])
+    broker.queues.worker = "worker"
+    assert len(await broker.queues.take()) == 5
+    assert len(await broker.queues.take()) == 1, "whoever asks has a slot"
+    await broker.queues.hand_back_all()
+
+
+def test_a_worker_has_at_least_one_slot() -> None:
+    with pytest.raises(UnsupportedOptionError, match="concurrency is 0; it must be 1 or more"):
+        RedisBroker("redis://localhost", concurrency=0)
 
 
 DELAYED = 1000

@@ -26,6 +26,8 @@ REDIS_PEERS = (
 PEERS = (*dict.fromkeys((*ASYNC_PEERS, *REDIS_PEERS)),)
 KEEPING = ("taskiq", "taskiq tuned", "saq", "streaq", "arq", "dramatiq", "procrastinate", "pgqueuer")
 """Those that give a message back when its worker dies; huey, and Celery by default, have forgotten it by then."""
+STORING = tuple(name for name in KEEPING if name not in {"procrastinate", "pgqueuer"})
+"""Of these, those that store results."""
 NULL_POOLS = ("celery NullPool + asyncio.run", "celery NullPool + async_to_sync")
 CELERY_CRUD = (*NULL_POOLS, "celery kept loop + pool", "celery prefork", "celery threads", "celery gevent")
 

@@ -23,6 +23,8 @@ class Entrant:
     """Workloads that it has no part in: a system that cannot delay, a ceiling without a queue."""
     only: frozenset[str] = frozenset()
     """If any, all that it takes part in."""
+    endless: bool = False
+    """It works without a backlog, and so never comes to its end."""
     short: bool = False
     """Whether `SHORT=1` measures it, too."""
 
@@ -45,13 +47,12 @@ class Workload:
     short: bool = False
 
     def messages(self, entrant: Entrant) -> int:
-        if entrant.only is NO_QUEUE:
-            return 10 * self.size  # it does not fill anything, and is fast
+        if entrant.endless:
+            return 10 * self.size
         return self.size or max(1_000, round(entrant.speed * self.fraction * SECONDS))
 
 
-CELERY_CRUD = frozenset({"crud"})
-NO_QUEUE = frozenset(["crud"])
+CRUD = frozenset({"crud"})
 
 ENTRANTS = [
     Entrant("celeriq", "celeriq", "celeriq", speed=18_000, short=True),
@@ -77,16 +78,12 @@ ENTRANTS = [
     Entrant("celery prefork", "celery", "celery", "prefork", speed=1_000, processes=2, short=True),
     Entrant("celery threads", "celery", "celery", "threads", speed=1_000),
     Entrant("celery gevent", "celery", "celery", "gevent", speed=800),
-    Entrant(
-        "celery NullPool + asyncio.run", "celery", "celery", "nullpool-run", 1_000, 2, only=CELERY_CRUD, short=True
-    ),
-    Entrant(
-        "celery NullPool + async_to_sync", "celery", "celery", "nullpool-async-to-sync", 1_000, 2, only=CELERY_CRUD
-    ),
-    Entrant("celery kept loop + pool", "celery", "celery", "kept-loop", 1_000, 2, only=CELERY_CRUD),
+    Entrant("celery NullPool + asyncio.run", "celery", "celery", "nullpool-run", 1_000, 2, only=CRUD, short=True),
+    Entrant("celery NullPool + async_to_sync", "celery", "celery", "nullpool-async-to-sync", 1_000, 2, only=CRUD),
+    Entrant("celery kept loop + pool", "celery", "celery", "kept-loop", 1_000, 2, only=CRUD),
     Entrant("ceiling: redis-py", "ceiling", "celeriq", "redis", speed=30_000, skips=frozenset({"crud"}), short=True),
-    Entrant("ceiling: AsyncSession", "ceiling", "celeriq", "session", only=NO_QUEUE, short=True),
-    Entrant("ceiling: asyncpg", "ceiling", "celeriq", "asyncpg", only=NO_QUEUE),
+    Entrant("ceiling: AsyncSession", "ceiling", "celeriq", "session", only=CRUD, endless=True, short=True),
+    Entrant("ceiling: asyncpg", "ceiling", "celeriq", "asyncpg", only=CRUD, endless=True),
 ]
 
 WORKLOADS = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SECONDS = 5
+SECONDS = 4
 """A backlog is meant to last so long."""
 
 
@@ -74,7 +74,7 @@ ENTRANTS = [
     Entrant("dramatiq", "dramatiq", "dramatiq"),
     Entrant("huey", "huey", "huey", speed=2_500),
     Entrant("procrastinate", "procrastinate", "procrastinate", speed=500),
-    Entrant("pgqueuer", "pgqueuer", "pgqueuer", speed=13_000, short=True),
+    Entrant("pgqueuer", "pgqueuer", "pgqueuer", speed=8_000, short=True),
     Entrant("celery prefork", "celery", "celery", "prefork", speed=1_000, processes=2, short=True),
     Entrant("celery threads", "celery", "celery", "threads", speed=1_000),
     Entrant("celery gevent", "celery", "celery", "gevent", speed=800),

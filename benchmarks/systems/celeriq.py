@@ -48,7 +48,7 @@ TASKS = {"noop": noop, "sleep": sleep, "stamp": stamp, "crud": crud}
 class Celeriq(System):
     stores = "state and result for a day, history entry"
     acknowledges = "after the result, in the same script"
-    settings = "-"
+    settings = "uvloop, hiredis, concurrency=100"
 
     def worker(self) -> list[str]:
         place, slots = "benchmarks.systems.celeriq:broker", str(settings.concurrency)

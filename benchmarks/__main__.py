@@ -146,6 +146,8 @@ def main() -> int:
         parser.error(f"unknown workload {', '.join(sorted(unknown))}; there are {', '.join(w.name for w in WORKLOADS)}")
     if unknown := systems - {each.name for each in ENTRANTS}:
         parser.error(f"unknown system {', '.join(sorted(unknown))}; there are {', '.join(e.name for e in ENTRANTS)}")
+    if options.keep and only:
+        parser.error("--keep with --only would leave the README without its figures: keep a short or a whole run")
     whole = not (options.short or only or systems)
     chosen = plan(short=options.short, only=only, systems=systems)
     for name in dict.fromkeys(entrant.environment for _, entrant in chosen):

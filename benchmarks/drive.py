@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
-import os
 import random
 import signal
 import statistics
@@ -325,5 +324,4 @@ def _run(work: Coroutine[Any, Any, Figures]) -> Figures:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("PYTHONUNBUFFERED", "1")
     sys.exit(main())

@@ -8,6 +8,8 @@ import subprocess
 import venv
 from pathlib import Path
 
+from benchmarks.settings import Settings
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 FOLDER = ROOT / ".bench"
@@ -44,8 +46,6 @@ def versions(name: str) -> dict[str, str]:
 
 def describe(name: str, module: str, variant: str) -> dict[str, str]:
     """What a system says of itself."""
-    from benchmarks.settings import Settings  # noqa: PLC0415
-
     asked = (
         f"import json, importlib; s = importlib.import_module('benchmarks.systems.{module}').SYSTEM; "
         "print(json.dumps({'stores': s.stores, 'acknowledges': s.acknowledges, 'settings': s.settings}))"

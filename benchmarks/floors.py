@@ -103,7 +103,7 @@ FLOORS = [
     Floor("CRUD: × the best pattern in Celery", over("crud", *CELERY_CRUD), 2),
     Floor("CRUD: × NullPool in Celery", over("crud", *NULL_POOLS), 8),
     Floor("pickup, p50: × a raw blocking read", over("pickup_ms", CEILING), 1.3, at_least=False),
-    Floor("pickup, p99, ms (best round)", value("pickup_p99_ms"), 5, at_least=False),
+    Floor("pickup, p99, ms", value("pickup_p99_ms"), 5, at_least=False),
     Floor("waiting for a result: × the ceiling", over("wait_ms", CEILING), 1.5, at_least=False),
     Floor(
         "backlog of 10⁶: × that of 10³", lambda r: r("backlog_1000000", "celeriq") / r("backlog_1000", "celeriq"), 0.85

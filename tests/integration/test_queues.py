@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from celeriq import RedisBroker, Route, UnsupportedOptionError
+from celeriq.redis.queues import WITHOUT_ROOM
 from tests.conftest import Figure
 from tests.integration.conftest import MakeBroker
 from tests.waiting import wait_for
@@ -156,6 +157,26 @@ async def test_a_worker_that_was_told_its_slots_fills_them_at_once(make_broker: 
     assert len(await broker.queues.take()) == 5
     assert len(await broker.queues.take()) == 1, "whoever asks has a slot"
     await broker.queues.hand_back_all()
+
+
+@pytest.mark.parametrize(("next_due", "slept"), [(0.005, 0.005), (0.0, WITHOUT_ROOM)])
+async def test_a_worker_sleeps_until_the_next_message_is_due(
+    next_due: float, slept: float, make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However soon that is; only one that is due and stays, as memory is full, is given a moment."""
+    broker = make_broker()
+    asked: list[float] = []
+
+    async def fetch(*_: Any) -> tuple[float, list[str], list[Any]]:
+        return next_due, [], []
+
+    async def read(_group: str, _worker: str, _streams: list[str], seconds: float) -> None:
+        asked.append(seconds)
+
+    monkeypatch.setattr(broker.queues, "_fetch", fetch)
+    monkeypatch.setattr(broker.queues._sleep, "read", read)
+    assert await broker.queues.take() == []
+    assert asked == [slept]
 
 
 def test_a_worker_has_at_least_one_slot() -> None:

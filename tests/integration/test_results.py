@@ -148,7 +148,8 @@ async def test_what_was_missed_while_redis_was_away_is_looked_up(valkey: Valkey)
     results: RedisResults[Any] = RedisResults(valkey.url)
     await results.store(Record(status="PROGRESS", task_id="t"))
     waiting = asyncio.create_task(results.wait("t", timeout=20))
-    await wait_for(lambda: results._watch._confirmed and all(e.is_set() for e in results._watch._confirmed.values()))
+    # It has subscribed, looked, and waits to be told.
+    await wait_for(lambda: any(told._getters for watching in results._watch._watchers.values() for told in watching))  # type: ignore[attr-defined]
     await asyncio.to_thread(valkey.stop)
     await asyncio.to_thread(valkey.start)
     async with Redis.from_url(valkey.url) as client:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import Any
 
 import msgspec
@@ -63,6 +64,19 @@ async def test_thousands_of_parked_messages_are_taken_back_at_once(make_broker: 
     async with running(new):
         await wait_for(lambda: has_parked(new, 600), within=lease)
         await wait_for(lambda: is_drained(new))
+
+
+async def test_who_knows_a_parked_message_takes_it_before_those_who_do_not(make_broker: MakeBroker) -> None:
+    """However many old workers wait beside the new one: handed to all, each of them would park it again."""
+    lease = 10.0
+    new, *old = (make_broker(lease=lease) for _ in range(6))
+    sent = [await knowing(new).kiq(number) for number in range(50)]
+    async with AsyncExitStack() as stack:
+        for broker in old:
+            await stack.enter_async_context(running(broker))
+        await wait_for(lambda: has_parked(new, len(sent)))
+        await stack.enter_async_context(running(new))
+        await asyncio.gather(*(task.wait_result(timeout=lease / 2) for task in sent))
 
 
 async def call(task: Any, queue: str, number: int) -> TaskiqMessage:

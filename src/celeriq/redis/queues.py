@@ -30,7 +30,9 @@ WITHOUT_ROOM = 0.02
 """Seconds to wait when a message is due and could not be moved: memory is full."""
 
 AT_ONCE = 500
-"""Parked messages that one run of the script `unpark` takes back."""
+"""Parked messages that one run of the script `unpark` takes."""
+FEW = 20
+"""So many are taken without knowing of room for them: each look at what is parked costs more than they do."""
 
 Place = tuple[str, bytes]
 Taken = list[tuple[int, bytes, bytes]]
@@ -61,6 +63,9 @@ class Queues:
         self._slots = slots
         self._most = 0
         self.reading = False
+        self._unparked: list[Delivery] = []
+        self.more_parked = False
+        """Whether there is more that is known here: to be looked after as soon as there is room."""
 
     async def declare(self) -> list[str]:
         """The queues; each of their groups exists after this and begins at 0, where nothing is too early for it."""
@@ -99,6 +104,10 @@ class Queues:
 
     async def take(self, free: int | None = None) -> list[Delivery]:
         """What there is for the free slots, or after a sleep the next message, or nothing."""
+        self._most = max(self._most, free or 0)
+        if self._unparked:
+            first, self._unparked = self._unparked[: free or self.free], self._unparked[free or self.free :]
+            return [delivery for delivery in first if self.holds(delivery)]
         self.reading = True
         try:
             names = self._in_turn(await self.declare())
@@ -155,7 +164,7 @@ class Queues:
         """A blocking read of one: the first worker to sleep is woken by the next message, and it alone."""
         fetched = await self._sleep.read(GROUP, self.worker, streams, seconds)
         return [
-            self._delivery(stream.decode(), entry_id, fields.get(b"data", b""))
+            self._delivery(stream.decode(), entry_id, dict(_in_twos(fields)).get(b"data", b""))
             for stream, entries in _pairs(fetched)
             for entry_id, fields in entries
         ]
@@ -231,18 +240,34 @@ class Queues:
         self.forget(delivery)
 
     async def unpark(self, knows: Callable[[str], bool], grace: float) -> list[Delivery]:
-        """Hand back what is parked under a name that is known here; answers with what waited longer than `grace`."""
+        """Take what is parked under a name that is known here, as far as there is room; answers with what has waited
+        longer than `grace` seconds under a name that is not.
+
+        Handed back to all, they might always be taken by a worker that parks them again.
+        """
         expired: list[Delivery] = []
+        self.more_parked = False
         names = cast("set[bytes]", await self._client.smembers(self._keys.parked))
         for name in sorted(name.decode() for name in names):
-            keys = [self._keys.parked, self._keys.parked_as(name), self._keys.wake, *self.streams()]
-            arguments = [GROUP, self.worker, name, "" if knows(name) else round(grace * 1000)]
+            if knows(name):
+                room = 0 if self._unparked else min(max(self.free, FEW), AT_ONCE)
+                count, taken = await self._take_parked(name, 0.0, room) if room else (0, [])
+                self.more_parked |= count == room
+                self._unparked += taken
+                continue
             count = AT_ONCE
-            while count >= AT_ONCE:
-                count, taken = cast("tuple[int, Taken]", await self._scripts.unpark(keys=keys, args=arguments))
-                expired += [self._delivery(keys[key - 1], entry_id, data) for key, entry_id, data in taken]
-        self._hold(expired)
+            while count == AT_ONCE:
+                count, taken = await self._take_parked(name, grace, AT_ONCE)
+                expired += taken
         return expired
+
+    async def _take_parked(self, name: str, waited: float, at_most: int) -> tuple[int, list[Delivery]]:
+        keys = [self._keys.parked, self._keys.parked_as(name), *self.streams()]
+        arguments = [GROUP, self.worker, name, round(waited * 1000), at_most]
+        count, taken = cast("tuple[int, Taken]", await self._scripts.unpark(keys=keys, args=arguments))
+        deliveries = [self._delivery(keys[key - 1], entry_id, data) for key, entry_id, data in taken]
+        self._hold(deliveries)
+        return count, deliveries
 
 
 def cancellation_was_swallowed() -> bool:
@@ -256,12 +281,15 @@ def release_keys(keys: Keys) -> list[str]:
     return [keys.beats, keys.crashes, keys.leaving, keys.wake]
 
 
-Entries = list[tuple[bytes, dict[bytes, bytes]]]
+Entries = list[tuple[bytes, list[bytes]]]
 
 
 def _pairs(fetched: Any) -> Iterable[tuple[bytes, Entries]]:
-    """RESP2 answers with a list of pairs, RESP3 with a mapping of lists of entries."""
+    """RESP2 answers with a list of pairs, RESP3 with a mapping."""
     if isinstance(fetched, dict):
-        answer = cast("dict[bytes, list[Entries]]", fetched)
-        return [(stream, entries[0]) for stream, entries in answer.items()]
+        return cast("dict[bytes, Entries]", fetched).items()
     return cast("list[tuple[bytes, Entries]]", fetched or [])
+
+
+def _in_twos(fields: list[bytes]) -> Iterable[tuple[bytes, bytes]]:
+    return zip(fields[::2], fields[1::2], strict=True)

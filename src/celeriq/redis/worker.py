@@ -134,7 +134,9 @@ class Worker:
         if now >= self._next_look:
             self._next_look = now + self._seconds
             await self._queues.reconcile()
-            await self._attempts.look_after_parked()
+        elif not self._queues.more_parked:
+            return
+        await self._attempts.look_after_parked()
 
     async def _keep(self) -> None:
         """Look after all this while every slot is taken and nothing is read. It also wakes the loop for signals."""

@@ -257,16 +257,23 @@ class Measurement:
             return {"idle_cpu_percent": percent, "memory_mib": worker.memory()}
 
     async def growth(self) -> Figures:
-        """A worker's memory after a tenth of the tasks and after all of them, and Redis's before and after."""
-        before = self._redis_memory()
-        await self.fill("noop")
-        async with self._worker() as worker:
-            await self._ticks(self._size // 10, worker)
-            early = worker.memory()
-            await self._ticks(self._size, worker)
-            late = worker.memory()
-            kept = await self._settled_memory(before)
-        return {"memory_growth_mib": late - early, "redis_left_percent": kept / before * 100}
+        """What the worker and Redis need more after all tasks than after a tenth of them, when all is full that is
+        bounded: pools, buffers, the history.
+        """
+        async with self._ready_worker() as worker:
+            seen: list[tuple[float, float]] = []
+            tenth = self._size // 10
+            for done in range(tenth, self._size + 1, tenth):
+                await self._system.send_bulk("noop", range(tenth))
+                await self._ticks(done, worker)
+                await asyncio.sleep(1)
+                seen.append((worker.memory(), self._redis_memory()))
+        (memory, redis), (memory_after, redis_after) = seen[0], seen[-1]
+        return {
+            "memory_growth_mib": memory_after - memory,
+            "redis_growth_percent": (redis_after / redis - 1) * 100,
+            "redis_left_mib": redis_after / 2**20,
+        }
 
     # -- Redis -----------------------------------------------------------------------------------------------------
 

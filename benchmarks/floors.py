@@ -109,7 +109,7 @@ FLOORS = [
         "backlog of 10⁶: × that of 10³", lambda r: r("backlog_1000000", "celeriq") / r("backlog_1000", "celeriq"), 0.85
     ),
     Floor("Redis after the drain, results kept, bytes each", value("redis_bytes_per_noop"), 450, at_least=False),
-    Floor("Redis after 10⁶ tasks without results, % more", value("redis_left_percent"), 5, at_least=False),
+    Floor("Redis after 10⁶ tasks without results, % more", value("redis_growth_percent"), 5, at_least=False),
     Floor(
         "worker's memory, MiB more than taskiq's",
         lambda r: r("memory_mib", STOCK) - r("memory_mib", "taskiq tuned"),

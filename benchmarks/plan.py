@@ -116,7 +116,10 @@ GROWN = ("celeriq", "celeriq (taskiq worker)", "taskiq tuned")
 LONG = [
     Workload("growth", "growth", size=10**6, results=False),
 ]
-"""A million tasks in one worker."""
+"""A million tasks in one worker, once."""
+
+LASTING = ("celeriq", "celeriq (taskiq worker)")
+"""Who does them."""
 
 UNITS = {
     "noop": "tasks/s",
@@ -128,7 +131,7 @@ UNITS = {
     "send_bulk": "messages/s",
     "join_1000_s": "s",
     "idle_cpu_percent": "% of a core",
-    "redis_left_percent": "%",
+    "redis_growth_percent": "%",
 }
 
 

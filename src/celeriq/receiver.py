@@ -112,6 +112,8 @@ class Receiver(StockReceiver):
                 elif await self._broker.attempts.admit(delivery):
                     self._start(delivery)
                     left = None if left is None else left - 1
+            # Their bodies begin before more is asked for.
+            await asyncio.sleep(0)
 
     def _start(self, delivery: Delivery) -> None:
         running = asyncio.create_task(self._receive(delivery))

@@ -8,6 +8,8 @@ from typing import Any
 
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.utils import HIREDIS_AVAILABLE
 
 
@@ -41,6 +43,14 @@ class Connections:
     async def close(self) -> None:
         while self._kept:
             await self._kept.pop().disconnect(nowait=True)
+
+
+def lone(url: str, connection: dict[str, Any], seconds: float) -> AbstractConnection:
+    """One that never reconnects, known to Redis by one id; it waits for an answer a little longer than `seconds`."""
+    options: dict[str, Any] = {"retry": Retry(NoBackoff(), 0), **connection, "socket_timeout": seconds + 3}
+    pool: Any = ConnectionPool
+    made: AbstractConnection = pool.from_url(url, **options).make_connection()
+    return made
 
 
 def lean(connection_class: type[AbstractConnection]) -> type[AbstractConnection]:

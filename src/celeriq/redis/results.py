@@ -10,8 +10,6 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from taskiq.depends.progress_tracker import TaskProgress
@@ -153,11 +151,6 @@ class RedisResults(RedisAsyncResultBackend[R]):
     async def get_progress(self, task_id: str) -> TaskProgress[Any] | None:
         stored = await self.find(task_id)
         return TaskProgress(state=stored.status, meta=stored.result) if stored is not None else None
-
-
-def never_reconnecting(url: str, connection: dict[str, Any], seconds: float) -> Redis:
-    """One connection, known to Redis by one id as long as it lives."""
-    return patient(url, {"single_connection_client": True, "retry": Retry(NoBackoff(), 0), **connection}, seconds)
 
 
 def patient(url: str, connection: dict[str, Any], seconds: float | None = None) -> Redis:

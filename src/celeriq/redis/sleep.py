@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 logger = logging.getLogger(__name__)
@@ -25,10 +26,11 @@ class Sleep:
     unblock, Redis answers at once, with a message or without one.
     """
 
-    def __init__(self, connect: Callable[[], Redis], client: Redis) -> None:
-        self._connect = connect
+    def __init__(self, make_connection: Callable[[], AbstractConnection], client: Redis) -> None:
+        self._make_connection = make_connection
         self._client = client
-        self._sleeper: Redis | None = None
+        # Without redis-py's client around it, through which each answer comes later.
+        self._connection: AbstractConnection | None = None
         self._id = 0
         self._reading: asyncio.Task[Any] | None = None
         self._woken = asyncio.Event()
@@ -83,19 +85,22 @@ class Sleep:
             await self._woken.wait()
             return None
         try:
-            if self._sleeper is None:
-                self._sleeper = self._connect()
-                client: Any = self._sleeper  # not typed in redis-py
-                self._id = await client.client_id()
-            return await self._sleeper.xreadgroup(
-                group, worker, dict.fromkeys(streams, ">"), count=1, block=round(LONGEST * 1000)
-            )
+            if self._connection is None:
+                self._connection = self._make_connection()
+                self._id = await self._ask("CLIENT", "ID")
+            reading = ["GROUP", group, worker, "COUNT", 1, "BLOCK", round(LONGEST * 1000)]
+            return await self._ask("XREADGROUP", *reading, "STREAMS", *streams, *[">"] * len(streams))
         except (RedisError, OSError):
             # A new connection has a new id.
             await self._disconnect()
             raise
 
+    async def _ask(self, *command: Any) -> Any:
+        connection: Any = self._connection  # not typed in redis-py
+        await connection.send_command(*command)
+        return await connection.read_response()
+
     async def _disconnect(self) -> None:
-        sleeper, self._sleeper, self._id = self._sleeper, None, 0
-        if sleeper is not None:
-            await sleeper.aclose()
+        connection, self._connection, self._id = self._connection, None, 0
+        if connection is not None:
+            await connection.disconnect(nowait=True)

@@ -25,12 +25,12 @@ from celeriq.options import read_options
 from celeriq.record import Record
 from celeriq.redis.addresses import Addresses
 from celeriq.redis.attempts import Attempts
-from celeriq.redis.connections import lean
+from celeriq.redis.connections import lean, lone
 from celeriq.redis.dead_letters import DeadLetters
 from celeriq.redis.formatter import EnvelopeFormatter
 from celeriq.redis.keys import GROUP, Keys
 from celeriq.redis.queues import Queues, cancellation_was_swallowed
-from celeriq.redis.results import DAY, RedisResults, never_reconnecting, patient
+from celeriq.redis.results import DAY, RedisResults, patient
 from celeriq.redis.scripts import Scripts
 from celeriq.redis.sending import Sender
 from celeriq.redis.settlement import Keeping, Settlement, persistently
@@ -136,7 +136,7 @@ class RedisBroker(RedisStreamBroker):
         self.connection_pool.connection_class = lean(self.connection_pool.connection_class)
         self._client = Redis(connection_pool=self.connection_pool)
         self._scripts = Scripts(self.connection_pool)
-        self._sleep = Sleep(partial(never_reconnecting, url, connection, LONGEST), self._client)
+        self._sleep = Sleep(partial(lone, url, connection, LONGEST), self._client)
         self._watch = Watch(partial(patient, url, connection))
         self.result_backend = RedisResults[Any](url, namespace=namespace, expires=result_expires, **connection)
         self.with_namespace(namespace)

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from celeriq.backoff import RetryPolicy
     from celeriq.bound_task import BoundTask, CurrentTask
     from celeriq.calling import Signature, chain
     from celeriq.dependencies import injected
@@ -13,21 +14,28 @@ if TYPE_CHECKING:
         CeleriqError,
         CommitTimeoutError,
         EncodeError,
+        MaxRetriesExceededError,
         NotRegistered,
         PayloadTooLargeError,
+        ResultTimeoutError,
         SendError,
         SessionsMissingError,
+        SoftTimeLimitExceeded,
         TaskDefinitionError,
+        TaskRevokedError,
+        TimeLimitExceeded,
         UnknownOptionError,
         UnsupportedOptionError,
         WorkerLostError,
     )
     from celeriq.options import TaskOptions
+    from celeriq.outcome import Ignore, Reject, Retry, Snooze
     from celeriq.record import Record
     from celeriq.redis.dead_letters import DeadLetter, DeadLetters
     from celeriq.redis.results import RedisResults
     from celeriq.redis.streams import RedisBroker
-    from celeriq.result import AsyncResult
+    from celeriq.request import Request
+    from celeriq.result import AsyncResult, allow_join_result
     from celeriq.routing import Route
     from celeriq.session import PoolAdvice, TaskSession
 
@@ -40,22 +48,34 @@ __all__ = [
     "DeadLetter",
     "DeadLetters",
     "EncodeError",
+    "Ignore",
+    "MaxRetriesExceededError",
     "NotRegistered",
     "PayloadTooLargeError",
     "PoolAdvice",
     "Record",
     "RedisBroker",
     "RedisResults",
+    "Reject",
+    "Request",
+    "ResultTimeoutError",
+    "Retry",
+    "RetryPolicy",
     "Route",
     "SendError",
     "SessionsMissingError",
     "Signature",
+    "Snooze",
+    "SoftTimeLimitExceeded",
     "TaskDefinitionError",
     "TaskOptions",
+    "TaskRevokedError",
     "TaskSession",
+    "TimeLimitExceeded",
     "UnknownOptionError",
     "UnsupportedOptionError",
     "WorkerLostError",
+    "allow_join_result",
     "chain",
     "injected",
 ]
@@ -69,22 +89,34 @@ _HOMES = {
     "DeadLetter": "celeriq.redis.dead_letters",
     "DeadLetters": "celeriq.redis.dead_letters",
     "EncodeError": "celeriq.errors",
+    "Ignore": "celeriq.outcome",
+    "MaxRetriesExceededError": "celeriq.errors",
     "NotRegistered": "celeriq.errors",
     "PayloadTooLargeError": "celeriq.errors",
     "PoolAdvice": "celeriq.session",
     "Record": "celeriq.record",
     "RedisBroker": "celeriq.redis.streams",
     "RedisResults": "celeriq.redis.results",
+    "Reject": "celeriq.outcome",
+    "Request": "celeriq.request",
+    "ResultTimeoutError": "celeriq.errors",
+    "Retry": "celeriq.outcome",
+    "RetryPolicy": "celeriq.backoff",
     "Route": "celeriq.routing",
     "SendError": "celeriq.errors",
     "SessionsMissingError": "celeriq.errors",
     "Signature": "celeriq.calling",
+    "Snooze": "celeriq.outcome",
+    "SoftTimeLimitExceeded": "celeriq.errors",
     "TaskDefinitionError": "celeriq.errors",
     "TaskOptions": "celeriq.options",
+    "TaskRevokedError": "celeriq.errors",
     "TaskSession": "celeriq.session",
+    "TimeLimitExceeded": "celeriq.errors",
     "UnknownOptionError": "celeriq.errors",
     "UnsupportedOptionError": "celeriq.errors",
     "WorkerLostError": "celeriq.errors",
+    "allow_join_result": "celeriq.result",
     "chain": "celeriq.calling",
     "injected": "celeriq.dependencies",
 }

@@ -7,6 +7,7 @@ Only *succeeded* commits. The broker settles; nothing here talks to Redis.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from concurrent.futures import Executor
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -21,17 +22,18 @@ from celeriq.definition import Definition
 from celeriq.dependencies import OpenedDependencies
 from celeriq.envelope import RETRIES_LABEL, Envelope, next_steps, within
 from celeriq.errors import CeleriqError, WorkerLostError
+from celeriq.hooks import NO_HOOKS, Hooks
+from celeriq.options import Options
 from celeriq.outcome import (
     Failed,
     Ignored,
     NotFinishedError,
     Outcome,
-    Postponed,
     Released,
     Retrying,
+    Revoked,
     Succeeded,
     after_broken_hook,
-    after_error,
     after_misfit,
 )
 
@@ -69,9 +71,11 @@ class Engine(Protocol):
 
     threads: Executor | None
 
-    async def store(self, stored: record.Record, attempt: Attempt) -> None: ...
+    async def store(self, stored: record.Record, attempt: Attempt | None) -> None: ...
 
     async def settle(self, attempt: Attempt) -> None: ...
+
+    def hooks_for(self, definition: Definition, options: Options) -> Hooks: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -84,7 +88,15 @@ class Attempt:
     message: TaskiqMessage
     dependency_context: dict[Any, Any] = field(default_factory=dict[Any, Any])
     started: float = field(default_factory=monotonic)
+    definition: Definition | None = None
+    options: Options = field(default_factory=Options)
+    """What the task says, and over it the call."""
+    hooks: Hooks = NO_HOOKS
+    children: list[str] = field(default_factory=list[str])
+    """Ids of the tasks that it has sent (CALL-12)."""
     outcome: Outcome | None = None
+    called_off: Outcome | None = None
+    """How it ends when it is cancelled, if not because its worker stops."""
     stored: bytes = b""
     """The record, encoded before the commit: what is stored is what could be stored then."""
     next_steps: list[tuple[Envelope, bytes]] = field(default_factory=list[tuple[Envelope, bytes]])
@@ -126,9 +138,13 @@ class Attempt:
         if self.outcome is not None:
             raise NotFinishedError
         try:
+            self._prepare(definition)
+            await self._ask_whether_to_begin()
             value = await self._perform(definition, args, kwargs)
         except asyncio.CancelledError:
-            # Who cancelled us is told by what becomes of it outside: see `end_from_outside`.
+            self._end_if_called_off()
+            raise
+        except NotFinishedError:
             raise
         except NoResultError:
             # Taskiq's way to say that there is nothing to store, `Context.requeue()` for one.
@@ -139,16 +155,44 @@ class Attempt:
             self._end(outcome)
             if not isinstance(outcome, Failed):
                 raise NotFinishedError from error
+            if outcome.error is not error:
+                raise outcome.error from error
             raise
         self.outcome = Succeeded(value)
         return value
 
+    def _prepare(self, definition: Definition) -> None:
+        self.definition, said = definition, self.envelope.options
+        self.options = definition.options.changed(said) if said else definition.options
+        self.hooks = self.engine.hooks_for(definition, self.options)
+
+    async def _ask_whether_to_begin(self) -> None:
+        for before in self.hooks.before:
+            outcome = await before(self)
+            if outcome is not None:
+                self._end(outcome)
+                raise NotFinishedError
+
+    def _end_if_called_off(self) -> None:
+        """Raise `NotFinishedError` in place of the cancellation, if it was somebody's who said how the attempt ends.
+
+        Who cancels any other attempt is told by what becomes of it outside: see `end_from_outside`.
+        """
+        running = asyncio.current_task()
+        if self.called_off is not None and running is not None and running.uncancel() == 0:
+            self._end(self.called_off)
+            raise NotFinishedError
+
     def _after(
         self, error: BaseException, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Failed | Retrying | Postponed:
+    ) -> Outcome:
         if isinstance(error, TypeError) and not self.acknowledged and not definition.accepts(args, kwargs):
             return after_misfit(error, self.envelope.postponed)
-        return after_error(error, definition.options, self.retries)
+        for decide in self.hooks.decide:
+            outcome = decide(self, error)
+            if outcome is not None:
+                return outcome
+        return Failed(error)
 
     def end_from_outside(self, value: Any, error: BaseException | None) -> None:
         """Decide the outcome of an attempt that was cancelled: a time limit fails it, a stopping worker releases it.
@@ -177,14 +221,14 @@ class Attempt:
     async def _perform(self, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         graph = definition.graphs.for_overrides(self.engine.dependency_overrides)
         if graph.is_empty():
-            value = await definition.call(self.engine.threads, *args, **kwargs)
+            value = await self._call(definition, args, kwargs)
             self._encode(value)
             return value
         opened = OpenedDependencies(graph, graph, dict(self.dependency_context))
         value = None
         error: BaseException | None = None
         try:
-            value = await definition.call(self.engine.threads, *args, **await opened.resolve_kwargs(), **kwargs)
+            value = await self._call(definition, args, {**await opened.resolve_kwargs(), **kwargs})
             self._encode(value)
         except BaseException as raised:  # noqa: BLE001 - every way to end closes the dependencies
             error = raised
@@ -192,22 +236,32 @@ class Attempt:
             raise error
         return value
 
+    def _call(self, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Awaitable[Any]:
+        """The body, inside of what middlewares put around it."""
+        body: Awaitable[Any] = definition.call(self, args, kwargs)
+        for around in self.hooks.around:
+            body = around(self, body)
+        return body
+
     def _encode(self, value: Any) -> None:
         """Before the commit: a value that cannot be stored fails the task while it can still be rolled back."""
         limit, name = self.engine.max_payload, self.message.task_name
-        stored = record.encode(record.success(self.message.task_id, value, self.runtime))
+        stored = record.encode(record.success(self.message.task_id, value, self.runtime, self.children))
         self.next_steps = [(step, envelope.encode(step, limit)) for step in next_steps(self.envelope, value)]
         self.stored = within(limit, stored, f"the return value of task {name!r}")
 
-    def _end(self, outcome: Failed | Retrying | Postponed | Ignored | Released) -> None:
+    def _end(self, outcome: Outcome) -> None:
         self.outcome = outcome
         self.next_steps = []
+        task_id = self.message.task_id
         match outcome:
             case Failed(error):
-                self.stored = record.encode(record.failure(self.message.task_id, error, self.runtime))
+                self.stored = record.encode(record.failure(task_id, error, self.runtime, self.children))
+            case Revoked(error):
+                self.stored = record.encode(record.revoked(task_id, error, self.runtime))
             case Retrying(error):
-                self.stored = record.encode(record.retry(self.message.task_id, error, self.runtime))
-            case Postponed() | Ignored() | Released():
+                self.stored = record.encode(record.retry(task_id, error, self.runtime, self.children))
+            case _:
                 self.stored = b""
 
     def refuse(self, error: BaseException, limit: int) -> None:

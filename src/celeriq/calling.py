@@ -6,19 +6,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from functools import cache
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast, runtime_checkable
 
 from msgspec.structs import replace as with_fields
 from taskiq.abc.broker import AsyncBroker
 from taskiq.abc.middleware import TaskiqMiddleware
-from taskiq.abc.result_backend import AsyncResultBackend
 from taskiq.kicker import AsyncKicker
 from taskiq.labels import prepare_label
 from taskiq.utils import maybe_awaitable
 
+from celeriq.attempt import Attempt
 from celeriq.envelope import VERSION, Envelope, chained, of_message
 from celeriq.errors import SendError
+from celeriq.keywords import CallKeywords
+from celeriq.options import Options
 from celeriq.result import AsyncResult
 from celeriq.routing import check_priority
 
@@ -38,11 +41,16 @@ class Sends(Protocol):
 
     async def send(self, envelope: Envelope, *, at: float | None = None) -> None: ...
 
+    def stamp(self, envelope: Envelope, options: Options) -> None: ...
+
     async def send_many(self, envelopes: Sequence[Envelope]) -> list[Exception | None]: ...
 
 
 class Kicker(AsyncKicker[P, R], Generic[P, R]):
     """Taskiq's way to change a call before it is sent: `task.kicker().with_labels(queue="slow").kiq(1)`."""
+
+    task_options: Options | None = None
+    """None for a task that is not registered here."""
 
     async def kiq(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Send the call. Raises `SendError`, which is a `SendTaskError`, with the reason."""
@@ -52,15 +60,23 @@ class Kicker(AsyncKicker[P, R], Generic[P, R]):
         await sending(self.broker).send(envelope)
         return await self.sent(envelope)
 
-    async def envelope(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Envelope:
-        """The call as it is sent, when the middlewares have seen it."""
+    async def envelope(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any] | None = None
+    ) -> Envelope:
+        """The call as it is sent, when the middlewares have seen it; `options`: what it says of the task's.
+
+        Raises `TypeError` or `TaskDefinitionError` for options that are not legal.
+        """
         hooks = [one.pre_send for one in self.broker.middlewares if type(one).pre_send is not TaskiqMiddleware.pre_send]
-        if not hooks:
-            return self._envelope(args, kwargs)
-        message = self._prepare_message(*args, **kwargs)
-        for hook in hooks:
-            message = await maybe_awaitable(hook(message))
-        return of_message(message)
+        if hooks:
+            message = self._prepare_message(*args, **kwargs)
+            for hook in hooks:
+                message = await maybe_awaitable(hook(message))
+            envelope = of_message(message)
+        else:
+            envelope = self._envelope(args, kwargs)
+        self._stamp(envelope, options or {})
+        return envelope
 
     def _envelope(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Envelope:
         """Without a message of Taskiq's between, which would be validated and copied."""
@@ -75,15 +91,31 @@ class Kicker(AsyncKicker[P, R], Generic[P, R]):
             labels_types={name: kind for name, (_, kind) in labels.items()},
         )
 
+    def _stamp(self, envelope: Envelope, given: Mapping[str, Any]) -> None:
+        """Write where it comes from, and what middlewares want to know where it runs."""
+        sender = Attempt.current_or_none()
+        if sender is not None:
+            envelope.root, envelope.parent = sender.envelope.root or sender.envelope.id, sender.envelope.id
+        if given:
+            envelope.options = dict(given)
+        if self.task_options is not None:
+            options = self.task_options.changed_by_call(given) if given else self.task_options
+            sending(self.broker).stamp(envelope, options)
+
     async def sent(self, envelope: Envelope) -> AsyncResult[Any]:
         for middleware in reversed(self.broker.middlewares):
             if type(middleware).post_send is not TaskiqMiddleware.post_send:
                 await maybe_awaitable(middleware.post_send(envelope.message()))
-        return self.result_of(envelope.id)
+        sender = Attempt.current_or_none()
+        if sender is not None:
+            sender.children.append(envelope.id)
+        return self.result_of(envelope)
 
-    def result_of(self, task_id: str, parent: AsyncResult[Any] | None = None) -> AsyncResult[Any]:
-        backend = cast("AsyncResultBackend[Any]", self.broker.result_backend)
-        return AsyncResult(task_id, backend, cast("Any", self.return_type), parent=parent)
+    def result_of(self, envelope: Envelope, parent: AsyncResult[Any] | None = None) -> AsyncResult[Any]:
+        own = self.task_options
+        ignored = envelope.options.get("ignore_result", own is not None and own.get("ignore_result"))
+        kind = cast("Any", self.return_type)
+        return AsyncResult(envelope.id, None, kind, broker=self.broker, parent=parent, ignored=bool(ignored))
 
 
 async def kiq_many(task: Task[Any, Any], calls: Iterable[Arguments]) -> list[AsyncResult[Any]]:
@@ -107,6 +139,25 @@ def _arguments(call: Arguments) -> tuple[Sequence[Any], Mapping[str, Any]]:
     return ((), call) if isinstance(call, Mapping) else (call, {})
 
 
+class Remote:
+    """A task that is called by its name: what it takes, whoever runs it knows (CALL-08)."""
+
+    def __init__(
+        self, broker: AsyncBroker, name: str, kicker: Kicker[Any, Any] | None = None, per_call: Sequence[str] = ()
+    ) -> None:
+        self.broker = broker
+        self.task_name = name
+        self.per_call = per_call
+        """What a call may say of its options, if they are known here."""
+        self._kicker: Kicker[Any, Any] = kicker or Kicker(task_name=name, broker=broker, labels={})
+
+    def kicker(self) -> Kicker[Any, Any]:
+        return self._kicker
+
+    def check_arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """There is nothing to compare them with."""
+
+
 def sending(broker: AsyncBroker) -> Sends:
     """`broker`, if it takes envelopes; raises `TypeError` otherwise."""
     if not _takes_envelopes(type(broker)):
@@ -122,7 +173,7 @@ def _takes_envelopes(kind: type[AsyncBroker]) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallOptions:
-    """What one call may say beside its arguments."""
+    """What one call may say beside its arguments (CALL-02)."""
 
     queue: str | None = None
     """Where it goes, whatever task and routes say (RT-02)."""
@@ -137,10 +188,25 @@ class CallOptions:
     """The moment from which on it may run; one without a time zone is in UTC (CALL-05)."""
 
     task_id: str | None = None
-    """Your own id. Ids are not compared: two calls of one id share one result (CALL-09)."""
+    """Your own id, an idempotency key for one. Ids are not compared: two calls of one id share one result (CALL-09)."""
 
     link: Sequence[Signature[Any] | Chain] = ()
     """What is sent when it has succeeded, with its result as the first argument (CALL-16)."""
+
+    headers: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Yours, to be read as `self.request.headers`; a retry keeps them (CALL-11)."""
+
+    shadow: str | None = None
+    """Another name, for those who look at it (CALL-10)."""
+
+    root_id: str | None = None
+    """The task with which it all began, by default the running task's (CALL-12)."""
+
+    parent_id: str | None = None
+    """The task that sends it, by default the one that runs here (CALL-12)."""
+
+    declared: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What it says of the task's own options: `expires`, `ignore_result` and others that middlewares declare."""
 
     def __post_init__(self) -> None:
         if self.priority is not None:
@@ -153,35 +219,73 @@ class CallOptions:
     def labels(self) -> dict[str, Any]:
         return {name: value for name in ("queue", "priority") if (value := getattr(self, name)) is not None}
 
+    @property
+    def at(self) -> float | None:
+        """The moment that `eta` says, in seconds since 1970."""
+        eta = self.eta
+        return None if eta is None else (eta if eta.tzinfo else eta.replace(tzinfo=UTC)).timestamp()
 
-KNOWN_OPTIONS = tuple(CallOptions.__dataclass_fields__)
+
+KNOWN_OPTIONS = tuple(name for name in CallOptions.__dataclass_fields__ if name != "declared")
 
 
-def call_options(given: Mapping[str, Any]) -> CallOptions:
-    """Raises `TypeError` for an option that no call has."""
-    for option in given:
-        if option not in KNOWN_OPTIONS:
-            raise TypeError(f"unknown option {option!r} of a call; known are {', '.join(KNOWN_OPTIONS)}")
-    link: Any = given.get("link") or ()
-    options: dict[str, Any] = {**given, "link": tuple(cast("Any", link)) if isinstance(link, list | tuple) else (link,)}
-    return CallOptions(**options)
+def call_options(given: Mapping[str, Any], of_task: Sequence[str]) -> CallOptions:
+    """`of_task`: the options of the task that a call may say. Raises `TypeError` for one that no call has."""
+    declared = dict(given.get("declared", {}))
+    options: dict[str, Any] = {}
+    for name, value in given.items():
+        if name in of_task:
+            declared[name] = value
+        elif name in KNOWN_OPTIONS:
+            options[name] = value
+        elif name != "declared":
+            raise TypeError(_unknown_option(name, of_task))
+    link: Any = options.get("link") or ()
+    options["link"] = tuple(cast("Any", link)) if isinstance(link, list | tuple) else (link,)
+    return CallOptions(**options, declared=declared)
+
+
+def _unknown_option(name: str, of_task: Sequence[str]) -> str:
+    if name in WITHOUT_MEANING:
+        return f"option {name!r} of a call: {WITHOUT_MEANING[name]}"
+    known = sorted((*KNOWN_OPTIONS, *of_task))
+    nearest = get_close_matches(name, known, n=1)
+    remedy = f"did you mean {nearest[0]!r}?" if nearest else f"known are {', '.join(known)}"
+    return f"unknown option {name!r} of a call; {remedy}"
+
+
+_BROKER_DOES = "there is one way to do it here, which the broker is told: leave it out"
+WITHOUT_MEANING = {
+    "producer": _BROKER_DOES,
+    "connection": _BROKER_DOES,
+    "retry": "what Redis did not take is sent again three times: leave it out",
+    "retry_policy": "what Redis did not take is sent again three times: leave it out",
+    "exchange": "there are queues only: say queue=",
+    "routing_key": "there are queues only: say queue=",
+    "serializer": "messages are JSON: leave it out",
+    "compression": "messages are not compressed: leave it out",
+    "reply_to": "results are read with the task's id: leave it out",
+    "delivery_mode": "every message is kept: leave it out",
+    "mandatory": "a queue that nobody reads keeps its messages: leave it out",
+}
+"""Options of Celery's calls that are refused, with the remedy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signature(Generic[R]):
     """A call that is not made yet (CAN-01); `a.s(1) | b.s(2)` is a chain."""
 
-    task: Task[Any, R]
+    task: Task[Any, R] | Remote
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
     options: CallOptions = CallOptions()
     immutable: bool = False
     """It takes nothing from the step before it (CAN-02)."""
 
-    def set(self, **options: Any) -> Signature[R]:
+    def set(self, **options: Unpack[CallKeywords]) -> Signature[R]:
         """The same with other options: see `CallOptions`."""
-        given = {name: getattr(self.options, name) for name in KNOWN_OPTIONS}
-        return replace(self, options=call_options(given | options))
+        given = {name: getattr(self.options, name) for name in (*KNOWN_OPTIONS, "declared")}
+        return replace(self, options=call_options({**given, **options}, self.task.per_call))
 
     def __or__(self, other: Signature[Any] | Chain) -> Chain:
         return chain(self, other)
@@ -190,7 +294,7 @@ class Signature(Generic[R]):
         return await self.apply_async(args, kwargs)
 
     async def apply_async(
-        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[CallKeywords]
     ) -> AsyncResult[Any]:
         """Send it; arguments given here come before those that it has (CAN-02)."""
         call = self.completed(args, kwargs).set(**options)
@@ -206,9 +310,7 @@ class Signature(Generic[R]):
 
     async def send(self, envelope: Envelope) -> None:
         """Send what `envelope` made of it, at the moment that its options say."""
-        eta = self.options.eta
-        at = None if eta is None else (eta if eta.tzinfo else eta.replace(tzinfo=UTC)).timestamp()
-        await sending(self.task.broker).send(envelope, at=at)
+        await sending(self.task.broker).send(envelope, at=self.options.at)
 
     async def envelope(self, *, fed: bool = False) -> Envelope:
         """The call as it is sent, links included; `fed`: a result will come in front of its arguments.
@@ -219,11 +321,18 @@ class Signature(Generic[R]):
             raise TypeError(f"a later step of {self.task.task_name!r} cannot have an eta: give it a countdown")
         takes = () if not fed or self.immutable else (None,)
         self.task.check_arguments((*takes, *self.args), self.kwargs)
+        said = self.options
+        envelope = await self.kicker().envelope(self.args, self.kwargs, said.declared)
         return with_fields(
-            await self.kicker().envelope(self.args, self.kwargs),
-            delay=self.options.countdown or 0.0,
+            envelope,
+            delay=said.countdown or 0.0,
+            eta=said.at,
             immutable=self.immutable,
-            link=[await link.envelope(fed=True) for link in self.options.link],
+            headers=dict(said.headers),
+            shadow=said.shadow or "",
+            root=said.root_id or envelope.root,
+            parent=said.parent_id or envelope.parent,
+            link=[await link.envelope(fed=True) for link in said.link],
         )
 
     def kicker(self) -> Kicker[Any, Any]:
@@ -254,7 +363,7 @@ class Chain:
         return await self.apply_async(args, kwargs)
 
     async def apply_async(
-        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[CallKeywords]
     ) -> AsyncResult[Any] | None:
         """Send the first step, which bears the others; the result of the last, None for a chain of nothing.
 
@@ -271,7 +380,7 @@ class Chain:
         await steps[0].kicker().sent(envelopes[0])
         result: AsyncResult[Any] | None = None
         for step, envelope in zip(steps, envelopes, strict=True):
-            result = step.kicker().result_of(envelope.id, result)
+            result = step.kicker().result_of(envelope, result)
         return result
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from celeriq.dependencies import GraphCache
-from celeriq.options import TaskOptions
+from celeriq.options import Options, TaskOptions
+
+if TYPE_CHECKING:
+    from celeriq.attempt import Attempt
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,8 +26,17 @@ class Definition:
 
     name: str
     function: Callable[..., Any]
-    options: TaskOptions
+    options: Options
     graphs: GraphCache
+    bound_class: type[Any]
+    """What `self` is in a bound task: a `BoundTask`."""
+
+    @cached_property
+    def instance(self) -> Any:
+        """The one in this process (DEF-01)."""
+        made = self.bound_class()
+        made.definition = self
+        return made
 
     def needs_nothing(self, overrides: Mapping[Any, Any]) -> bool:
         """Whether nothing is injected into it."""
@@ -49,7 +60,12 @@ class Definition:
         signature = inspect.signature(self.function, eval_str=True)
         hidden = self.graphs.for_overrides({}).injected_parameters
         shown = [parameter for name, parameter in signature.parameters.items() if name not in hidden]
-        return signature.replace(parameters=shown)
+        return signature.replace(parameters=shown[1:] if self.bound else shown)
+
+    @cached_property
+    def bound(self) -> bool:
+        """Whether the running task is its first argument (DEF-05)."""
+        return self.options[TaskOptions].bind
 
     @cached_property
     def plain_counts(self) -> range:
@@ -61,12 +77,14 @@ class Definition:
         required = sum(parameter.default is inspect.Parameter.empty for parameter in parameters)
         return range(required, len(parameters) + 1)
 
-    async def call(self, threads: Executor | None, /, *args: Any, **kwargs: Any) -> Any:
+    async def call(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the function: `async def` on the loop, `def` in one of the threads."""
+        if self.bound:
+            args = (self.instance, *args)
         if self.is_async:
             return await self.function(*args, **kwargs)
         call = partial(copy_context().run, self._call_in_thread, *args, **kwargs)
-        return await _to_its_end(asyncio.get_running_loop().run_in_executor(threads, call))
+        return await _to_its_end(asyncio.get_running_loop().run_in_executor(attempt.engine.threads, call))
 
     def _call_in_thread(self, *args: Any, **kwargs: Any) -> Any:
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -41,6 +41,20 @@ class Envelope(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What remains of its chain (CAN-03)."""
     postponed: int = 0
     """How often it could not even begin."""
+    root: str = ""
+    """The id of the task with which it all began; '' if that is this one (CALL-12)."""
+    parent: str = ""
+    """The id of the task that sent it (CALL-12)."""
+    headers: dict[str, Any] = {}
+    """The caller's own (CALL-11)."""
+    shadow: str = ""
+    """Another name, for those who look at it (CALL-10)."""
+    expires: float | None = None
+    """Seconds since 1970 after which it does not run any more (CALL-06)."""
+    eta: float | None = None
+    """Seconds since 1970 before which it does not run, as it was asked for (CALL-05)."""
+    options: dict[str, Any] = {}
+    """What the call says of the task's options (CALL-02)."""
     signature: str = ""
     """Room for who sent it; nothing reads it yet."""
 
@@ -108,12 +122,13 @@ def within(limit: int, encoded: bytes, what: str) -> bytes:
     return encoded
 
 
-def for_retry(envelope: Envelope) -> Envelope:
-    """The same message for its next run: same id, one retry more (RETRY-01)."""
-    labels = {**envelope.labels, RETRIES_LABEL: str(int(envelope.labels.get(RETRIES_LABEL, 0)) + 1)}
-    return replace(
-        envelope, labels=labels, labels_types={**(envelope.labels_types or {}), RETRIES_LABEL: LabelType.INT}
-    )
+def for_retry(envelope: Envelope, changes: Mapping[str, Any] | None = None, *, counted: bool = True) -> Envelope:
+    """The same message for its next run: same id, one retry more (RETRY-01), all else as it was (RETRY-08)."""
+    again = replace(envelope, **(changes or {}))
+    if not counted:
+        return again
+    labels = {**again.labels, RETRIES_LABEL: str(int(again.labels.get(RETRIES_LABEL, 0)) + 1)}
+    return replace(again, labels=labels, labels_types={**(again.labels_types or {}), RETRIES_LABEL: LabelType.INT})
 
 
 def postponed(envelope: Envelope) -> Envelope:
@@ -123,15 +138,17 @@ def postponed(envelope: Envelope) -> Envelope:
 
 def next_steps(envelope: Envelope, value: Any) -> list[Envelope]:
     """What is sent when the task has succeeded: its links, and the next step of its chain (CALL-16, CAN-03)."""
-    steps = [_fed(step, value) for step in envelope.link]
+    steps = [_fed(step, value, envelope) for step in envelope.link]
     if envelope.chain:
         following, *rest = envelope.chain
-        steps.append(replace(_fed(following, value), chain=[*following.chain, *rest]))
+        steps.append(replace(_fed(following, value, envelope), chain=[*following.chain, *rest]))
     return steps
 
 
-def _fed(step: Envelope, value: Any) -> Envelope:
-    return step if step.immutable else replace(step, args=[value, *step.args])
+def _fed(step: Envelope, value: Any, before: Envelope) -> Envelope:
+    """A step behind `before`, with its value; `before` is its parent (CALL-12)."""
+    args = step.args if step.immutable else [value, *step.args]
+    return replace(step, args=args, parent=before.id, root=before.root or before.id)
 
 
 def chained(steps: Sequence[Envelope]) -> Envelope:

@@ -9,13 +9,22 @@
     ├── CommitTimeoutError       a commit that did not end in time: nobody knows whether it happened
     ├── NotRegistered            the outcome of a task that no worker has registered for too long
     ├── WorkerLostError          the outcome of a task whose workers died again and again
+    ├── TaskRevokedError         the outcome of a task that was revoked, terminated or expired
+    ├── MaxRetriesExceededError  the outcome of a task that asked for one retry too many
+    ├── SoftTimeLimitExceeded    raised inside a task that takes longer than its soft limit
+    ├── TimeLimitExceeded        the outcome of a task that took longer than its hard limit
+    ├── ResultTimeoutError       a result did not come in time
     ├── SessionsMissingError     a session was asked for, but nobody said where sessions come from
     └── UnsupportedOptionError   an inherited broker option whose meaning would lose or double work
 
-Control flow, which is no error, lives in `celeriq.outcome`.
+What a task raises to say how it ends, which is no error, lives in `celeriq.outcome`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 from taskiq.exceptions import SendTaskError
 
@@ -63,6 +72,32 @@ class NotRegistered(CeleriqError, KeyError):  # noqa: N818 - Celery's name, whic
 
 class WorkerLostError(CeleriqError):
     """Too many workers died while they ran this task (ACK-04)."""
+
+
+class TaskRevokedError(CeleriqError):
+    """The task was called off: 'revoked', 'terminated' or 'expired' (ERR-03, RES-01)."""
+
+
+class MaxRetriesExceededError(CeleriqError):
+    """A task asked for a retry when it had none left, and gave no exception of its own (RETRY-05).
+
+    Its one argument is the text; `task_args` and `task_kwargs` are the call's, where it was raised.
+    """
+
+    task_args: tuple[Any, ...] = ()
+    task_kwargs: Mapping[str, Any] = MappingProxyType({})
+
+
+class SoftTimeLimitExceeded(CeleriqError):  # noqa: N818 - Celery's name
+    """Raised inside a task, which may catch it, clean up and return (LIM-01)."""
+
+
+class TimeLimitExceeded(CeleriqError):  # noqa: N818 - Celery's name
+    """The task took longer than its hard limit, in seconds its one argument (LIM-02)."""
+
+
+class ResultTimeoutError(CeleriqError, TimeoutError):
+    """The result did not come in time; the task goes on (ERR-02)."""
 
 
 class SessionsMissingError(CeleriqError, RuntimeError):

@@ -1,50 +1,78 @@
-"""What may be said about a task where it is declared."""
+"""What may be said about a task where it is declared, and of a call where it is made."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar, cast
 
 from celeriq.errors import TaskDefinitionError, UnknownOptionError
 from celeriq.routing import LOWEST
 
+T = TypeVar("T", bound="DeclaredOptions")
+
+
+def option(default: Any, fits: Callable[[Any], bool], remedy: str, *, per_call: bool = False) -> Any:
+    """A field of a class of options: what is legal, and what to tell whoever says something else.
+
+    `per_call`: a single call may say it, too, and then wins over the task (CALL-02).
+    """
+    metadata = {"fits": fits, "remedy": remedy, "per_call": per_call}
+    if callable(default):
+        return dataclasses.field(default_factory=cast("Callable[[], Any]", default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskOptions:
-    """The options of one task, validated when its module is imported (DEF-07)."""
+class DeclaredOptions:
+    """Options that belong together: each middleware declares those that it reads.
 
-    queue: str | None = None
-    """The queue it is sent to. Defaults to the broker's default queue."""
-
-    priority: int | None = None
-    """0, the highest, to 9 (RT-06). Defaults to what the routes say, else 0."""
-
-    autoretry_for: tuple[type[Exception], ...] = ()
-    """Exceptions after which the task runs again, subclasses included (RETRY-14). Defaults to none."""
-
-    max_retries: int | None = 3
-    """How often it may run again; None is without end (RETRY-02). Defaults to 3, so at most 4 executions."""
-
-    default_retry_delay: float = 180.0
-    """Seconds before it runs again (RETRY-03, RETRY-15). Defaults to 180."""
-
-    acks_late: bool = True
-    """Acknowledge after settlement (ACK-02). False acknowledges before the body: a crash loses the task (ACK-01)."""
-
-    schedule: Sequence[Mapping[str, Any]] = ()
-    """When the scheduler sends it, in the form of Taskiq's label schedule source. Defaults to never."""
-
-    labels: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Labels for third-party Taskiq middlewares, which celeriq passes on unread."""
+    Raises `TaskDefinitionError`, with the remedy, for a value that is not legal.
+    """
 
     def __post_init__(self) -> None:
-        for option, (fits, remedy) in _LEGAL.items():
-            if not fits(given := getattr(self, option)):
-                raise TaskDefinitionError(f"{option} is {given!r}; {remedy}")
+        for field in dataclasses.fields(self):
+            given = getattr(self, field.name)
+            if not field.metadata["fits"](given):
+                raise TaskDefinitionError(f"{field.name} is {given!r}; {field.metadata['remedy']}")
+
+
+def is_bool(given: object) -> bool:
+    return isinstance(given, bool)
+
+
+def is_count(given: object) -> bool:
+    return isinstance(given, int) and not isinstance(given, bool) and given >= 0
+
+
+def is_count_or_none(given: object) -> bool:
+    return given is None or is_count(given)
+
+
+def is_time(given: object) -> bool:
+    """A length of time in seconds."""
+    return isinstance(given, int | float) and not isinstance(given, bool) and 0 <= given < math.inf
+
+
+def is_limit_or_none(given: object) -> bool:
+    return given is None or (is_time(given) and given != 0)
+
+
+def are_exception_classes(given: Any) -> bool:
+    return isinstance(given, tuple) and all(
+        isinstance(error, type) and issubclass(error, Exception) for error in cast("tuple[object, ...]", given)
+    )
+
+
+def is_mapping_of_names(given: Any) -> bool:
+    return isinstance(given, Mapping) and all(isinstance(name, str) for name in cast("Mapping[object, Any]", given))
+
+
+EXCEPTIONS = "it must be a tuple of exception classes: write {}=(ConnectionError, TimeoutError)"
 
 
 def _is_queue(given: object) -> bool:
@@ -52,21 +80,7 @@ def _is_queue(given: object) -> bool:
 
 
 def _is_priority(given: object) -> bool:
-    return given is None or (isinstance(given, int) and not isinstance(given, bool) and 0 <= given <= LOWEST)
-
-
-def _are_exception_classes(given: Any) -> bool:
-    return isinstance(given, tuple) and all(
-        isinstance(error, type) and issubclass(error, Exception) for error in cast("tuple[object, ...]", given)
-    )
-
-
-def _is_count(given: object) -> bool:
-    return given is None or (isinstance(given, int) and not isinstance(given, bool) and given >= 0)
-
-
-def _is_delay(given: object) -> bool:
-    return isinstance(given, int | float) and not isinstance(given, bool) and 0 <= given < math.inf
+    return given is None or (is_count(given) and cast("int", given) <= LOWEST)
 
 
 def _is_schedule(given: Any) -> bool:
@@ -75,37 +89,119 @@ def _is_schedule(given: Any) -> bool:
     )
 
 
-def _are_labels(given: Any) -> bool:
-    return isinstance(given, Mapping) and all(isinstance(name, str) for name in cast("Mapping[object, Any]", given))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskOptions(DeclaredOptions):
+    """The options of every task, whatever middlewares there are, validated when its module is imported (DEF-07)."""
+
+    queue: str | None = option(None, _is_queue, 'it must be the name of a queue: write queue="mail"')
+    """The queue it is sent to. Defaults to the broker's default queue."""
+
+    priority: int | None = option(None, _is_priority, "it must be a number from 0, the highest, to 9")
+    """0, the highest, to 9 (RT-06). Defaults to what the routes say, else 0."""
+
+    bind: bool = option(False, is_bool, "it must be True or False")  # noqa: FBT003
+    """Whether the running task is the function's first argument, `self: BoundTask` (DEF-05). Defaults to False."""
+
+    base: type[Any] | None = option(
+        None, lambda given: given is None or isinstance(given, type), "it must be a class: write base=YourTask"
+    )
+    """A class derived from `BoundTask`, whose methods are told how the task ends (DEF-06). Defaults to none."""
+
+    acks_late: bool = option(True, is_bool, "it must be True or False")  # noqa: FBT003
+    """Acknowledge after settlement (ACK-02). False acknowledges before the body: a crash loses the task (ACK-01)."""
+
+    schedule: Sequence[Mapping[str, Any]] = option(
+        (), _is_schedule, 'it must be a list of entries: write schedule=[{"cron": "0 3 * * *"}]'
+    )
+    """When the scheduler sends it, in the form of Taskiq's label schedule source. Defaults to never."""
+
+    labels: Mapping[str, Any] = option(
+        dict, is_mapping_of_names, 'it must be a mapping of names to values: write labels={"timeout": 5}'
+    )
+    """Labels for third-party Taskiq middlewares, which celeriq passes on unread."""
 
 
-_LEGAL: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "queue": (_is_queue, 'it must be the name of a queue: write queue="mail"'),
-    "priority": (_is_priority, "it must be a number from 0, the highest, to 9"),
-    "autoretry_for": (
-        _are_exception_classes,
-        "it must be a tuple of exception classes: write autoretry_for=(ConnectionError, TimeoutError)",
-    ),
-    "max_retries": (_is_count, "it must be 0 or more, or None for no limit"),
-    "default_retry_delay": (_is_delay, "it must be 0 or more, in seconds"),
-    "acks_late": (lambda given: isinstance(given, bool), "it must be True or False"),
-    "schedule": (_is_schedule, 'it must be a list of entries: write schedule=[{"cron": "0 3 * * *"}]'),
-    "labels": (_are_labels, 'it must be a mapping of names to values: write labels={"timeout": 5}'),
-}
-"""For each option what is legal, and what to tell whoever says something else."""
+class Options:
+    """The options of one task, by the class that declares them: `options[TaskOptions].queue`."""
+
+    def __init__(self, *parts: DeclaredOptions) -> None:
+        self._parts = {type(part): part for part in parts}
+
+    def __getitem__(self, kind: type[T]) -> T:
+        """Raises `KeyError` for options of a middleware that was not there when the task was registered."""
+        return cast("T", self._parts[kind])
+
+    def __contains__(self, kind: type[DeclaredOptions]) -> bool:
+        return kind in self._parts
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Options) and self._parts == other._parts
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Options({', '.join(map(repr, self._parts.values()))})"
+
+    def changed(self, given: Mapping[str, Any]) -> Options:
+        """With other values; names that no part has are passed over. Raises `TaskDefinitionError` for illegal ones."""
+        return Options(*(_changed(part, given) for part in self._parts.values()))
+
+    def changed_by_call(self, given: Mapping[str, Any]) -> Options:
+        """With what one call says; raises `TypeError` for an option that no call has, or an illegal value."""
+        known = self.per_call
+        for name in given:
+            if name not in known:
+                raise TypeError(f"unknown option {name!r} of a call; of the task's, a call may say {', '.join(known)}")
+        return self.changed(given)
+
+    @cached_property
+    def per_call(self) -> list[str]:
+        """What a call may say."""
+        return sorted(name for kind in self._parts for name in names_of(kind, per_call=True))
+
+    def get(self, name: str) -> Any:
+        """One by its name, None if nothing here declares it."""
+        return next((getattr(part, name) for kind, part in self._parts.items() if name in names_of(kind)), None)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {name: getattr(part, name) for kind, part in self._parts.items() for name in names_of(kind)}
 
 
-KNOWN = frozenset(option.name for option in dataclasses.fields(TaskOptions))
+def _changed(part: DeclaredOptions, given: Mapping[str, Any]) -> DeclaredOptions:
+    mine = {name: value for name, value in given.items() if name in names_of(type(part))}
+    return dataclasses.replace(part, **mine) if mine else part
 
 
-def read_options(task_name: str, given: Mapping[str, Any]) -> TaskOptions:
-    """The options of `task_name`; raises `UnknownOptionError` naming the nearest right one."""
-    for option in given:
-        if option not in KNOWN:
-            nearest = difflib.get_close_matches(option, KNOWN, n=1)
-            remedy = f"did you mean {nearest[0]!r}?" if nearest else f"known are {', '.join(sorted(KNOWN))}"
-            raise UnknownOptionError(f"task {task_name!r}: unknown option {option!r}; {remedy}")
+def names_of(kind: type[DeclaredOptions], *, per_call: bool = False) -> frozenset[str]:
+    """The names of its options, all of them or those that a call may say."""
+    fields = dataclasses.fields(kind)
+    return frozenset(field.name for field in fields if field.metadata["per_call"] or not per_call)
+
+
+def read_options(
+    task_name: str,
+    given: Mapping[str, Any],
+    kinds: Iterable[type[DeclaredOptions]],
+    elsewhere: Mapping[str, str] | None = None,
+) -> Options:
+    """The options of `task_name`, one part for each of `kinds`.
+
+    Raises `UnknownOptionError` naming the nearest right one, or who would read it: `elsewhere` names the middlewares
+    that are not in use, by option. Raises `TaskDefinitionError` for a value that is not legal.
+    """
+    kinds = tuple(kinds)
+    known = frozenset(name for kind in kinds for name in names_of(kind))
+    for name in given:
+        if name not in known:
+            raise UnknownOptionError(f"task {task_name!r}: unknown option {name!r}; {_remedy(name, known, elsewhere)}")
     try:
-        return TaskOptions(**given)
+        return Options(*(kind(**{name: given[name] for name in given if name in names_of(kind)}) for kind in kinds))
     except TypeError as error:
         raise TaskDefinitionError(f"task {task_name!r}: {error}") from error
+
+
+def _remedy(name: str, known: Iterable[str], elsewhere: Mapping[str, str] | None) -> str:
+    if elsewhere and name in elsewhere:
+        return f"{elsewhere[name]} reads it, which this broker does not have: add it with with_middlewares(...)"
+    nearest = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {nearest[0]!r}?" if nearest else f"known are {', '.join(sorted(known))}"

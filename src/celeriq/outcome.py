@@ -1,13 +1,14 @@
-"""How an attempt can end: a closed set."""
+"""How an attempt can end: a closed set, and what a task raises to choose from it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from taskiq.exceptions import NoResultError
 
-from celeriq.options import TaskOptions
 from celeriq.record import describe
 
 
@@ -25,9 +26,15 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Retrying:
-    error: Exception
+    error: BaseException | None
     delay: float
     """Seconds until the task runs again."""
+    at: float | None = None
+    """Or seconds since 1970."""
+    changes: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Fields of its envelope that are other ones then."""
+    counted: bool = True
+    """Whether it uses up a retry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,7 @@ class Postponed:
     error: BaseException
     delay: float
     """Seconds until then."""
+    counted: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,25 +53,89 @@ class Ignored:
 
 
 @dataclass(frozen=True, slots=True)
+class Revoked:
+    """It was called off, and counts as failed for whoever waits for it (RES-01)."""
+
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
 class Released:
     """The worker stopped before the task ended: the message stays for another one."""
 
 
-Outcome = Succeeded | Failed | Retrying | Postponed | Ignored | Released
+Outcome = Succeeded | Failed | Retrying | Postponed | Ignored | Revoked | Released
 
 
 class NotFinishedError(NoResultError):
     """Tells Taskiq's receiver that this attempt has no result to save."""
 
 
-def after_error(error: BaseException, options: TaskOptions, retries: int) -> Failed | Retrying:
-    """What an exception makes of an attempt that was already retried `retries` times (RETRY-02, RETRY-14)."""
-    if not isinstance(error, options.autoretry_for):
-        return Failed(error)
-    if options.max_retries is not None and retries >= options.max_retries:
-        return Failed(error)
-    return Retrying(error, options.default_retry_delay)
+# -- what a task raises ------------------------------------------------------------------------------------------------
 
+
+class Ignore(Exception):  # noqa: N818 - Celery's name, and no error
+    """Raised by a task that is over without a result: no state of it is stored (EXE-04)."""
+
+
+class Reject(Exception):  # noqa: N818 - Celery's name, and no error
+    """Raised by a task that refuses its message: it has failed, and the message is kept as a dead letter.
+
+    With `requeue=True` it runs again, behind what waits already, as often as it raises this (EXE-05).
+    """
+
+    def __init__(self, reason: object = None, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - as in Celery
+        super().__init__(reason, requeue)
+        self.reason = reason
+        self.requeue = requeue
+
+
+class Retry(Exception):  # noqa: N818 - Celery's name, and no error
+    """Raised by a task that wants to run again; `self.retry(...)` raises it with what it knows (RETRY-01, RETRY-06).
+
+    `countdown`: seconds until then, `eta`: the moment; by default the task's `default_retry_delay`.
+    `args` of the call and its `kwargs` replace those that the task was called with.
+    """
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        exc: BaseException | None = None,
+        countdown: float | None = None,
+        eta: datetime | None = None,
+        max_retries: int | None = None,
+        changes: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.exc = exc
+        self.countdown = countdown
+        self.eta = eta
+        self.max_retries = max_retries
+        self.changes = dict(changes or {})
+
+    @property
+    def when(self) -> float | datetime | None:
+        """Seconds or a moment, whichever was given (RETRY-06)."""
+        return self.countdown if self.eta is None else self.eta
+
+    def __str__(self) -> str:
+        if self.message:
+            return self.message
+        when = "" if self.when is None else f" at {self.eta}" if self.eta is not None else f" in {self.countdown}s"
+        return f"Retry{when}" + (f": {describe(self.exc)}" if self.exc is not None else "")
+
+
+class Snooze(Exception):  # noqa: N818 - no error
+    """Raised by a task that is to run again in `seconds`, without using up a retry."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+
+# -- what becomes of a message that could not begin --------------------------------------------------------------------
 
 POSTPONED_ONCE = 1
 POSTPONED_FOR = 10.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from types import ModuleType
 from typing import Any
@@ -12,7 +13,7 @@ import msgspec
 from pydantic import BaseModel
 
 from celeriq.errors import EncodeError
-from celeriq.states import FAILURE, PROPAGATE, READY, RETRY, SUCCESS
+from celeriq.states import FAILURE, PROPAGATE, READY, RETRY, REVOKED, SUCCESS
 
 
 class Record(msgspec.Struct, kw_only=True, omit_defaults=False):
@@ -37,11 +38,18 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=False):
         return self.status in PROPAGATE
 
 
-def success(task_id: str, value: Any, runtime: float) -> Record:
-    return Record(status=SUCCESS, result=value, date_done=_now(), task_id=task_id, runtime=runtime)
+def success(task_id: str, value: Any, runtime: float, children: Sequence[str] = ()) -> Record:
+    return Record(
+        status=SUCCESS,
+        result=value,
+        date_done=_now(),
+        task_id=task_id,
+        runtime=runtime,
+        children=_children(children),
+    )
 
 
-def failure(task_id: str, error: BaseException, runtime: float) -> Record:
+def failure(task_id: str, error: BaseException, runtime: float, children: Sequence[str] = ()) -> Record:
     return Record(
         status=FAILURE,
         result=encode_exception(error),
@@ -49,14 +57,30 @@ def failure(task_id: str, error: BaseException, runtime: float) -> Record:
         date_done=_now(),
         task_id=task_id,
         runtime=runtime,
+        children=_children(children),
     )
 
 
-def retry(task_id: str, error: BaseException, runtime: float) -> Record:
-    """RETRY keeps the exception and its traceback, and is not done (RETRY-07)."""
+def revoked(task_id: str, error: BaseException, runtime: float) -> Record:
+    """Nothing went wrong in the task, so there is no traceback."""
+    return Record(status=REVOKED, result=encode_exception(error), date_done=_now(), task_id=task_id, runtime=runtime)
+
+
+def retry(task_id: str, error: BaseException | None, runtime: float, children: Sequence[str] = ()) -> Record:
+    """RETRY keeps the exception, if there is one, and its traceback, and is not done (RETRY-07)."""
     return Record(
-        status=RETRY, result=encode_exception(error), traceback=_format(error), task_id=task_id, runtime=runtime
+        status=RETRY,
+        result=None if error is None else encode_exception(error),
+        traceback=None if error is None else _format(error),
+        task_id=task_id,
+        runtime=runtime,
+        children=_children(children),
     )
+
+
+def _children(ids: Sequence[str]) -> list[Any]:
+    """As Celery writes a result without parent and children (RES-09)."""
+    return [[[task_id, None], None] for task_id in ids]
 
 
 def encode(value: Any) -> bytes:

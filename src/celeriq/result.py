@@ -2,37 +2,83 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import datetime
+from typing import Any, Literal, Protocol, TypeVar, cast, overload, runtime_checkable
 
+from taskiq.abc.broker import AsyncBroker
 from taskiq.abc.result_backend import AsyncResultBackend
 from taskiq.exceptions import TaskiqResultTimeoutError
 from taskiq.result import TaskiqResult
 from taskiq.task import AsyncTaskiqTask
+
+from celeriq import record
+from celeriq.attempt import Attempt
+from celeriq.errors import ResultTimeoutError, TaskRevokedError
+from celeriq.record import Record
+from celeriq.states import EXCEPTION, FAILURE, PENDING, READY, REVOKED, SUCCESS
 
 R = TypeVar("R")
 
 
 @runtime_checkable
 class Pushes(Protocol):
-    """A result backend that tells when a task has ended."""
+    """A result backend that keeps states and tells when a task has ended."""
 
-    async def wait(self, task_id: str, timeout: float | None = None) -> Any: ...  # noqa: ASYNC109 - as callers know it
+    async def wait(self, task_id: str, timeout: float | None = None) -> Record: ...  # noqa: ASYNC109 - as callers know it
+
+    async def find(self, task_id: str) -> Record | None: ...
+
+    async def forget(self, task_id: str) -> None: ...
+
+
+@runtime_checkable
+class Revokes(Protocol):
+    """A broker that can call tasks off."""
+
+    async def revoke(self, task_id: str, *, terminate: bool = False) -> None: ...
+
+
+_may_wait: ContextVar[bool] = ContextVar("celeriq_may_wait", default=False)
+
+
+@contextmanager
+def allow_join_result() -> Generator[None]:
+    """Inside a task, wait for the result of another all the same (RES-04)."""
+    token = _may_wait.set(True)
+    try:
+        yield
+    finally:
+        _may_wait.reset(token)
 
 
 class AsyncResult(AsyncTaskiqTask[R]):
-    """Taskiq's handle of a task that was sent, which waits without asking again and again (W37)."""
+    """The state and the result of a task, by its id: `AsyncResult(task_id, broker=broker)`, or what `delay()` returned.
+
+    It is Taskiq's handle, too, which waits without asking again and again (W37). Nothing is kept in it: each call asks.
+    """
 
     def __init__(
         self,
         task_id: str,
-        result_backend: AsyncResultBackend[R],
+        result_backend: AsyncResultBackend[R] | None = None,
         return_type: type[R] | None = None,
         *,
+        broker: AsyncBroker | None = None,
         parent: AsyncResult[Any] | None = None,
+        ignored: bool = False,
     ) -> None:
-        super().__init__(task_id, result_backend, return_type)
+        backend: Any = result_backend if broker is None else broker.result_backend
+        if backend is None:
+            raise TypeError("AsyncResult needs to know where results are: write AsyncResult(task_id, broker=broker)")
+        super().__init__(task_id, backend, return_type)
         self.parent = parent
         """The step before this one in its chain."""
+        self.ignored = ignored
+        """Whether the task was sent with `ignore_result`: nothing is stored then, and nothing waited for (CALL-14)."""
+        self._broker = broker
 
     @property
     def id(self) -> str:
@@ -40,6 +86,54 @@ class AsyncResult(AsyncTaskiqTask[R]):
 
     def __repr__(self) -> str:
         return f"<AsyncResult {self.task_id}>"
+
+    # -- waiting ---------------------------------------------------------------------------------------------------
+
+    @overload
+    async def get(
+        self,
+        timeout: float | None = ...,  # noqa: ASYNC109 - as callers know it
+        propagate: Literal[True] = ...,
+        *,
+        disable_sync_subtasks: bool = ...,
+    ) -> R: ...
+
+    @overload
+    async def get(
+        self,
+        timeout: float | None = ...,  # noqa: ASYNC109 - as callers know it
+        *,
+        propagate: bool,
+        disable_sync_subtasks: bool = ...,
+    ) -> R | BaseException: ...
+
+    async def get(
+        self,
+        timeout: float | None = None,  # noqa: ASYNC109 - as callers know it
+        propagate: bool = True,  # noqa: FBT001, FBT002 - as in Celery
+        *,
+        disable_sync_subtasks: bool = True,
+    ) -> R | BaseException:
+        """What the task returned, as soon as it has; raises what it raised, `TaskRevokedError` if it was called off,
+        and `ResultTimeoutError` after `timeout` seconds, None waits for ever (RES-01).
+
+        With `propagate=False` an exception is returned in place of being raised (RES-02). Raises `RuntimeError` inside
+        a task, which would hold its slot until others have ended (RES-04): send what follows as a chain, or say
+        `disable_sync_subtasks=False`.
+        """
+        _assert_may_wait(self.task_id, allowed=not disable_sync_subtasks)
+        if self.ignored:
+            return cast("R", None)
+        try:
+            stored = await self._pushes.wait(self.task_id, timeout)
+        except TimeoutError as error:
+            raise ResultTimeoutError(f"task {self.task_id} has not ended within {timeout:g} s") from error
+        if stored.failed:
+            failed = _exception(stored)
+            if propagate:
+                raise failed
+            return failed
+        return cast("R", stored.result)
 
     async def wait_result(
         self,
@@ -58,3 +152,87 @@ class AsyncResult(AsyncTaskiqTask[R]):
         except TimeoutError as error:
             raise TaskiqResultTimeoutError(timeout=timeout) from error
         return await self.get_result(with_logs=with_logs)
+
+    # -- looking ---------------------------------------------------------------------------------------------------
+
+    async def snapshot(self) -> Record:
+        """All that is stored, at one moment; PENDING if nothing is (ST-02)."""
+        return await self._pushes.find(self.task_id) or Record(status=PENDING, task_id=self.task_id)
+
+    async def exists(self) -> bool:
+        """Whether anything is stored; a task that waits for its first run has nothing (ST-02)."""
+        return await self._pushes.find(self.task_id) is not None
+
+    async def state(self) -> str:
+        """One of `celeriq.states`, or your own."""
+        return (await self.snapshot()).status
+
+    status = state
+
+    async def ready(self) -> bool:
+        """Whether it has ended, in whatever way (RES-06)."""
+        return await self.state() in READY
+
+    async def successful(self) -> bool:
+        return await self.state() == SUCCESS
+
+    async def failed(self) -> bool:
+        """Whether it raised; a task that was called off did not (RES-06)."""
+        return await self.state() == FAILURE
+
+    async def info(self) -> Any:
+        """The value, the exception, or what was told with a state of your own (ST-04)."""
+        stored = await self.snapshot()
+        return _exception(stored) if stored.status in EXCEPTION and stored.result is not None else stored.result
+
+    result = info
+
+    async def traceback(self) -> str | None:
+        """As text (ST-11)."""
+        return (await self.snapshot()).traceback
+
+    async def date_done(self) -> datetime | None:
+        done = (await self.snapshot()).date_done
+        return None if done is None else datetime.fromisoformat(done)
+
+    async def children(self) -> list[AsyncResult[Any]]:
+        """What the task has sent (CALL-12)."""
+        stored = await self.snapshot()
+        return [AsyncResult(child[0][0], self.result_backend, broker=self._broker) for child in stored.children]
+
+    # -- changing --------------------------------------------------------------------------------------------------
+
+    async def forget(self) -> None:
+        """Delete what is stored, of the steps before it in a chain, too: it is PENDING then (ST-21)."""
+        await self._pushes.forget(self.task_id)
+        if self.parent is not None:
+            await self.parent.forget()
+
+    async def revoke(self, *, terminate: bool = False) -> None:
+        """Keep it from running; `terminate` ends it if it runs (LIM-12, LIM-14)."""
+        if not isinstance(self._broker, Revokes):
+            raise TypeError("to revoke a task, its broker is needed: write AsyncResult(task_id, broker=broker)")
+        await self._broker.revoke(self.task_id, terminate=terminate)
+
+    @property
+    def _pushes(self) -> Pushes:
+        if not isinstance(self.result_backend, Pushes):
+            raise TypeError(f"{type(self.result_backend).__name__} keeps no states: wait_result() is what it can do")
+        return self.result_backend
+
+
+def _exception(stored: Record) -> BaseException:
+    found = record.decode_exception(stored.result)
+    if stored.status == REVOKED and not isinstance(found, TaskRevokedError):
+        return TaskRevokedError(*found.args)
+    return found
+
+
+def _assert_may_wait(task_id: str, *, allowed: bool) -> None:
+    running = Attempt.current_or_none()
+    if running is None or allowed or _may_wait.get():
+        return
+    raise RuntimeError(
+        f"task {running.envelope.task!r} waits for the result of {task_id}: Never call result.get() within a task! It "
+        "would hold its slot until another has one: make a chain of them, or say get(disable_sync_subtasks=False)"
+    )

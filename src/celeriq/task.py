@@ -6,17 +6,19 @@ import functools
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from types import CoroutineType
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Generic, ParamSpec, TypeVar, Unpack, cast, overload
 
 from taskiq.abc.broker import AsyncBroker
 from taskiq.decor import AsyncTaskiqDecoratedTask
 
 from celeriq.attempt import Attempt
+from celeriq.bound_task import BoundTask
 from celeriq.calling import Arguments, Kicker, Signature, kiq_many
 from celeriq.definition import Definition
 from celeriq.dependencies import GraphCache, depends_on
 from celeriq.errors import TaskDefinitionError
-from celeriq.options import TaskOptions
+from celeriq.keywords import CallKeywords
+from celeriq.options import Options, TaskOptions
 from celeriq.result import AsyncResult
 from celeriq.session import open_task_session
 
@@ -38,23 +40,33 @@ class Task(AsyncTaskiqDecoratedTask[P, R], Generic[P, R]):
         labels: dict[str, Any],
         return_type: type[R] | None = None,
     ) -> None:
-        options: TaskOptions = labels.pop("options")
-        self.definition = Definition(task_name, original_func, options, GraphCache(original_func))
+        options: Options = labels.pop("options")
+        base = options[TaskOptions].base or BoundTask
+        self.definition = Definition(task_name, original_func, options, GraphCache(original_func), base)
         check(self.definition)
         super().__init__(broker, task_name, in_attempt(self.definition), labels, return_type)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        result: R = self.definition.function(*args, **kwargs)
-        return result
+        definition = self.definition
+        if definition.bound:
+            return cast("R", definition.function(definition.instance, *args, **kwargs))
+        return cast("R", definition.function(*args, **kwargs))
 
     def __repr__(self) -> str:
         return f"<Task {self.task_name!r}>"
 
     def kicker(self) -> Kicker[P, R]:
         """The call, to be changed before it is sent: `task.kicker().with_labels(queue="slow").kiq(1)`."""
-        return Kicker(
+        kicker: Kicker[P, R] = Kicker(
             task_name=self.task_name, broker=self.broker, labels=dict(self.labels), return_type=self.return_type
         )
+        kicker.task_options = self.definition.options
+        return kicker
+
+    @property
+    def per_call(self) -> Sequence[str]:
+        """What a call may say of its options."""
+        return self.definition.options.per_call
 
     @overload  # what it returns is Taskiq's handle, and more
     async def kiq(self: Task[P, CoroutineType[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> AsyncResult[T]: ...
@@ -70,9 +82,10 @@ class Task(AsyncTaskiqDecoratedTask[P, R], Generic[P, R]):
     ) -> Any:
         """Send the call, and return its handle as soon as Redis has it.
 
-        Raises `SendError` with the reason: arguments that JSON cannot hold, too large a message, a Redis that does not
-        answer.
+        Raises `TypeError` for arguments that do not fit the task (DEF-09), and `SendError` with the reason: arguments
+        that JSON cannot hold, too large a message, a Redis that does not answer.
         """
+        self.check_arguments(args, kwargs)
         return await self.kicker().kiq(*args, **kwargs)
 
     @overload
@@ -86,14 +99,14 @@ class Task(AsyncTaskiqDecoratedTask[P, R], Generic[P, R]):
 
     async def delay(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """`kiq` by the name that Celery's users know (CALL-01)."""
-        return await self.kicker().kiq(*args, **kwargs)
+        return await self.kiq(*args, **kwargs)
 
     @overload
     async def apply_async(
         self: Task[P, CoroutineType[Any, Any, T]],
         args: Sequence[Any] = ...,
         kwargs: Mapping[str, Any] | None = ...,
-        **options: Any,
+        **options: Unpack[CallKeywords],
     ) -> AsyncResult[T]: ...
 
     @overload
@@ -101,21 +114,28 @@ class Task(AsyncTaskiqDecoratedTask[P, R], Generic[P, R]):
         self: Task[P, Coroutine[Any, Any, T]],
         args: Sequence[Any] = ...,
         kwargs: Mapping[str, Any] | None = ...,
-        **options: Any,
+        **options: Unpack[CallKeywords],
     ) -> AsyncResult[T]: ...
 
     @overload
     async def apply_async(
-        self: Task[P, R], args: Sequence[Any] = ..., kwargs: Mapping[str, Any] | None = ..., **options: Any
+        self: Task[P, R],
+        args: Sequence[Any] = ...,
+        kwargs: Mapping[str, Any] | None = ...,
+        **options: Unpack[CallKeywords],
     ) -> AsyncResult[R]: ...
 
     async def apply_async(
-        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[CallKeywords]
     ) -> Any:
         """Send a call with options: see `celeriq.calling.CallOptions` (CALL-02).
 
         Raises `TypeError` for arguments that do not fit the task and for unknown options, and what `kiq` raises.
         """
+        if not isinstance(args, list | tuple):
+            raise TypeError(f"args of task {self.task_name!r} are {args!r}; they must be a tuple or a list")
+        if kwargs is not None and not isinstance(kwargs, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"kwargs of task {self.task_name!r} are {kwargs!r}; they must be a mapping")
         return await self.s(*args, **(kwargs or {})).apply_async(**options)
 
     async def kiq_many(self, calls: Iterable[Arguments]) -> list[AsyncResult[Any]]:
@@ -149,6 +169,14 @@ class Task(AsyncTaskiqDecoratedTask[P, R], Generic[P, R]):
 def check(task: Definition) -> None:
     """Raise `TaskDefinitionError` for a function that could only fail in a worker."""
     function = task.function
+    if not issubclass(task.bound_class, BoundTask):
+        raise TaskDefinitionError(
+            f"task {task.name!r}: base={task.bound_class.__name__} must be derived from celeriq.BoundTask"
+        )
+    if task.bound and not inspect.signature(function).parameters:
+        raise TaskDefinitionError(
+            f"task {task.name!r}: bind=True passes the running task: write `def {function.__name__}(self: BoundTask)`"
+        )
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise TaskDefinitionError(f"task {task.name!r}: a generator cannot be a task: return a value, do not yield")
     for parameter in inspect.signature(function, eval_str=True).parameters.values():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import importlib
 import re
 from collections.abc import Iterator
@@ -21,6 +20,9 @@ from api.main import app
 from api.settings import ApiSettings
 from broker.settings import BrokerSettings
 from celeriq import TaskOptions
+from celeriq.hooks import kinds_of
+from celeriq.middleware import standard
+from celeriq.options import read_options
 from celeriq.redis.keys import Keys
 from db.settings import DatabaseSettings
 from docs.typeset import SOURCE, typeset
@@ -118,8 +120,8 @@ def test_every_environment_variable_that_the_manual_names_is_a_setting() -> None
 
 
 def test_the_manual_lists_every_task_option_with_its_default() -> None:
-    options = TaskOptions()
-    defaults = {field.name: str(getattr(options, field.name)) for field in dataclasses.fields(options)}
+    options = read_options("task", {}, [TaskOptions, *kinds_of(standard())])
+    defaults = {name: str(default).replace("None", "none") for name, default in options.as_dict().items()}
     assert table("Option") == {**defaults, "queue": "the broker's", "priority": "the route's"}
 
 

@@ -41,7 +41,7 @@ async def test_activating_twice_keeps_the_first_instant(client: AsyncClient) -> 
 
 async def test_activation_is_retried_after_a_minute_three_times(client: AsyncClient, redis: Redis) -> None:
     options = activate_user.definition.options
-    assert (options.default_retry_delay, options.max_retries) == (60, 3)
+    assert (options.get("default_retry_delay"), options.get("max_retries")) == (60, 3)
     sent = await activate_user.kiq(4711)
 
     async def waiting() -> list[Any]:

@@ -2,45 +2,22 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
-from concurrent.futures import Executor
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from typing import Annotated, Any, NamedTuple
 
 import fastapi
 import pytest
-from sqlalchemy.ext.asyncio import AsyncSession
-from taskiq.message import TaskiqMessage
 from taskiq_dependencies import Depends
 
 from celeriq import RedisBroker, injected
-from celeriq.attempt import Attempt, Delivery
+from celeriq.bound_task import BoundTask
 from celeriq.definition import Definition
 from celeriq.dependencies import Graph, GraphCache, OpenedDependencies
-from celeriq.envelope import of_message
-from celeriq.options import TaskOptions
+from celeriq.options import Options, TaskOptions
 from celeriq.outcome import Failed, Succeeded
-from celeriq.record import Record
+from tests.unit.attempts import Engine, attempt
 
 Target = Callable[..., Any]
-
-
-class Engine:
-    """What an attempt needs of a broker, without a queue or a database."""
-
-    def __init__(self) -> None:
-        self.dependency_overrides: dict[Any, Any] = {}
-        self.max_payload = 1024
-        self.commit_timeout = 60.0
-        self.threads: Executor | None = None
-
-    def new_session(self) -> AsyncSession:
-        raise NotImplementedError
-
-    async def store(self, stored: Record, attempt: Attempt) -> None:
-        raise NotImplementedError
-
-    async def settle(self, attempt: Attempt) -> None:
-        raise NotImplementedError
 
 
 class Caller(NamedTuple):
@@ -49,15 +26,8 @@ class Caller(NamedTuple):
     number: int
 
 
-def attempt(engine: Engine | None = None, **context: Any) -> Attempt:
-    message = TaskiqMessage(task_id="id", task_name="name", labels={}, args=[], kwargs={})
-    begun = Attempt(engine=engine or Engine(), delivery=Delivery(b""), envelope=of_message(message), message=message)
-    begun.dependency_context = {type(value): value for value in context.values()}
-    return begun
-
-
 def definition(function: Target) -> Definition:
-    return Definition("name", function, TaskOptions(), GraphCache(function))
+    return Definition("name", function, Options(TaskOptions()), GraphCache(function), BoundTask)
 
 
 async def run(function: Target, engine: Engine | None = None, **context: Any) -> Any:

@@ -8,42 +8,116 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from celeriq import RetryPolicy
+from celeriq.calling import KNOWN_OPTIONS
 from celeriq.errors import TaskDefinitionError, UnknownOptionError
-from celeriq.options import KNOWN, TaskOptions, read_options
+from celeriq.hooks import kinds_of, readers
+from celeriq.keywords import CallKeywords, TaskKeywords
+from celeriq.middleware import STANDARD, standard
+from celeriq.middleware.expiry import ExpiryOptions
+from celeriq.middleware.results import ResultOptions, StartedOptions
+from celeriq.middleware.retries import RetryOptions
+from celeriq.options import DeclaredOptions, Options, TaskOptions, names_of
+from celeriq.options import read_options as read
+
+KINDS: list[type[DeclaredOptions]] = [TaskOptions, *kinds_of(standard())]
+KNOWN = {name for kind in KINDS for name in names_of(kind)}
+
+
+def read_options(task_name: str, given: dict[str, Any]) -> Options:
+    return read(task_name, given, KINDS)
 
 
 def test_the_defaults_are_those_of_celery() -> None:
     """DEF-07, RETRY-02, RETRY-03; but messages are acknowledged late."""
-    assert read_options("mail.send", {}) == TaskOptions(
-        queue=None,
-        priority=None,
-        autoretry_for=(),
-        max_retries=3,
-        default_retry_delay=180,
-        acks_late=True,
-        schedule=(),
-        labels={},
-    )
+    options = read_options("mail.send", {})
+    assert options == Options(*(kind() for kind in KINDS))
+    assert options.as_dict() == {
+        "queue": None,
+        "priority": None,
+        "bind": False,
+        "base": None,
+        "acks_late": True,
+        "schedule": (),
+        "labels": {},
+        "expires": None,
+        "track_started": False,
+        "soft_time_limit": None,
+        "time_limit": None,
+        "autoretry_for": (),
+        "dont_autoretry_for": (),
+        "max_retries": 3,
+        "default_retry_delay": 180,
+        "retry_kwargs": {},
+        "retry_backoff": False,
+        "retry_backoff_max": 600,
+        "retry_jitter": True,
+        "retry_policies": {},
+        "ignore_result": False,
+        "store_errors_even_if_ignored": False,
+    }
 
 
 def test_every_option_can_be_given() -> None:
     everything: dict[str, Any] = {
         "queue": "mail",
         "priority": 3,
-        "autoretry_for": (ConnectionError, TimeoutError),
-        "max_retries": 5,
-        "default_retry_delay": 0.5,
+        "bind": True,
+        "base": dict,
         "acks_late": False,
         "schedule": [{"cron": "0 3 * * *"}],
         "labels": {"timeout": 5},
+        "expires": 60,
+        "track_started": True,
+        "soft_time_limit": 5,
+        "time_limit": 10.5,
+        "autoretry_for": (ConnectionError, TimeoutError),
+        "dont_autoretry_for": (TimeoutError,),
+        "max_retries": 5,
+        "default_retry_delay": 0.5,
+        "retry_kwargs": {"countdown": 5},
+        "retry_backoff": 2,
+        "retry_backoff_max": 60,
+        "retry_jitter": False,
+        "retry_policies": {OSError: RetryPolicy(delay=1)},
+        "ignore_result": True,
+        "store_errors_even_if_ignored": True,
     }
     assert everything.keys() == KNOWN
-    assert dataclasses.asdict(read_options("mail.send", everything)) == everything
+    assert read_options("mail.send", everything).as_dict() == everything
 
 
 def test_options_cannot_be_changed_afterwards() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        TaskOptions().max_retries = 4  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+        TaskOptions().queue = "mail"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_an_option_belongs_to_the_middleware_that_declares_it() -> None:
+    options = read_options("mail.send", {"max_retries": 7, "ignore_result": True})
+    assert options[RetryOptions].max_retries == 7
+    assert options[ResultOptions] == ResultOptions(ignore_result=True)
+    assert (options[StartedOptions], options[ExpiryOptions]) == (StartedOptions(), ExpiryOptions())
+
+
+def test_no_two_middlewares_declare_the_same_option() -> None:
+    assert len(KNOWN) == sum(len(names_of(kind)) for kind in KINDS)
+
+
+@pytest.mark.parametrize(("option", "reader"), sorted(readers(STANDARD).items()))
+def test_without_its_middleware_an_option_is_unknown_and_the_remedy_is_told(option: str, reader: str) -> None:
+    with pytest.raises(UnknownOptionError, match=f"unknown option '{option}'; {reader} reads it.*with_middlewares"):
+        read("mail.send", {option: 1}, [TaskOptions], readers(STANDARD))
+
+
+def test_a_call_may_say_what_a_middleware_allows_it_to() -> None:
+    options = read_options("mail.send", {"ignore_result": True, "max_retries": 7})
+    assert options.per_call == ["expires", "ignore_result", "soft_time_limit", "time_limit"]
+    changed = options.changed_by_call({"ignore_result": False})
+    assert (changed.get("ignore_result"), changed.get("max_retries")) == (False, 7)
+    with pytest.raises(TypeError, match=r"unknown option 'max_retries' of a call; .* a call may say expires, ignore"):
+        options.changed_by_call({"max_retries": 1})
+    with pytest.raises(TaskDefinitionError, match="ignore_result is 5; it must be True or False"):
+        options.changed_by_call({"ignore_result": 5})
 
 
 @pytest.mark.parametrize(
@@ -57,6 +131,7 @@ def test_options_cannot_be_changed_afterwards() -> None:
         ("queues", "queue"),
         ("scheduled", "schedule"),
         ("label", "labels"),
+        ("ignore_results", "ignore_result"),
     ],
 )
 def test_an_unknown_option_names_the_nearest_right_one(misspelled: str, nearest: str) -> None:
@@ -129,3 +204,9 @@ def test_labels_that_are_no_names_and_values_are_refused(given: Any) -> None:
 def test_a_refusal_names_the_task_and_is_a_definition_error(option: str) -> None:
     with pytest.raises(TaskDefinitionError, match=f"task 'mail.send': {option}"):
         read_options("mail.send", {option: object()})
+
+
+def test_type_checkers_know_every_option() -> None:
+    assert {*TaskKeywords.__annotations__, "bind"} == KNOWN
+    per_call = Options(*(kind() for kind in KINDS)).per_call
+    assert set(CallKeywords.__annotations__) == {*KNOWN_OPTIONS, *per_call}

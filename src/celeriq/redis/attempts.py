@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import zlib
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from celeriq import envelope, record
 from celeriq.attempt import Attempt, Delivery
 from celeriq.envelope import VERSION, Envelope, for_retry, postponed
 from celeriq.errors import EncodeError, NotRegistered, WorkerLostError
-from celeriq.outcome import Failed, Ignored, Outcome, Postponed, Released, Retrying, Succeeded
+from celeriq.outcome import Failed, Ignored, Outcome, Postponed, Released, Retrying, Revoked, Succeeded
 from celeriq.redis.results import RedisResults
 from celeriq.redis.sending import Parcel
 from celeriq.redis.settlement import Ending, persistently
@@ -33,6 +33,7 @@ NAMES: dict[type[Outcome], str] = {
     Retrying: "RETRY",
     Postponed: "POSTPONED",
     Ignored: "IGNORED",
+    Revoked: "REVOKED",
 }
 """How the history names an outcome; RELEASED is no end of anything."""
 
@@ -94,10 +95,14 @@ class Attempts:
         if attempt.settled or attempt.outcome is None or isinstance(attempt.outcome, Released):
             return
         asked_before, attempt.asked_to_settle = attempt.asked_to_settle, True
+        if not asked_before:
+            for settling in attempt.hooks.settling:
+                settling(attempt)
         if not await self._settle(self._ending_of(attempt, attempt.outcome)) and not asked_before:
             name, task_id = attempt.message.task_name, attempt.message.task_id
             logger.warning("task %s[%s]: another worker has taken it over; nothing is written", name, task_id)
         attempt.settled = True
+        await _tell_all(attempt)
 
     async def _settle(self, ending: Ending) -> bool:
         written = await self._broker.settlement.settle(ending)
@@ -108,8 +113,9 @@ class Attempts:
         """The settlement that the outcome asks for."""
         records = [(attempt.envelope.id, attempt.stored)] if attempt.stored else []
         dead_because = ""
-        if isinstance(outcome, Failed):
+        if isinstance(outcome, Failed | Revoked):
             records += _records_of_later_steps(attempt.envelope, outcome.error)
+        if isinstance(outcome, Failed):
             dead_because = outcome.dead_because
         return Ending(
             attempt.delivery,
@@ -122,18 +128,28 @@ class Attempts:
 
     def _parcels_after(self, attempt: Attempt, outcome: Outcome) -> list[Parcel]:
         if isinstance(outcome, Retrying):
-            return [self._again(attempt, for_retry(attempt.envelope), outcome.delay)]
+            again = for_retry(attempt.envelope, outcome.changes, counted=outcome.counted)
+            return [self._again(attempt, again, outcome.delay, outcome.at, outcome.changes)]
         if isinstance(outcome, Postponed):
-            return [self._again(attempt, postponed(attempt.envelope), outcome.delay)]
+            again = postponed(attempt.envelope) if outcome.counted else attempt.envelope
+            return [self._again(attempt, again, outcome.delay)]
         return [
             Parcel(step.queue or self._broker.queue_name, encoded, step.priority, step.delay)
             for step, encoded in attempt.next_steps
         ]
 
-    def _again(self, attempt: Attempt, again: Envelope, delay: float) -> Parcel:
+    def _again(
+        self,
+        attempt: Attempt,
+        again: Envelope,
+        delay: float,
+        at: float | None = None,
+        changes: Mapping[str, Any] | None = None,
+    ) -> Parcel:
         """It has been sent once, so no limit holds it back now."""
-        delivery = attempt.delivery
-        return Parcel(delivery.queue, record.encode(again), delivery.priority, delay)
+        delivery, said = attempt.delivery, changes or {}
+        queue, priority = said.get("queue", delivery.queue), said.get("priority", delivery.priority)
+        return Parcel(queue, record.encode(again), priority, delay, at)
 
     def _history(self, attempt: Attempt, outcome: Outcome) -> bytes:
         task_id, plain = attempt.envelope.id, isinstance(outcome, Succeeded) and not attempt.next_steps
@@ -148,7 +164,9 @@ class Attempts:
                 retries=attempt.retries,
                 worker=attempt.delivery.worker,
                 runtime=attempt.runtime,
-                error=record.describe(outcome.error) if isinstance(outcome, Failed | Retrying | Postponed) else None,
+                error=record.describe(outcome.error)
+                if isinstance(outcome, Failed | Retrying | Revoked | Postponed)
+                else None,
             )
         )
 
@@ -251,6 +269,14 @@ class Attempts:
         """Settlements that a broken hook left to us are brought to their end."""
         while self._later:
             await asyncio.wait(self._later)
+
+
+async def _tell_all(attempt: Attempt) -> None:
+    for after in attempt.hooks.after:
+        try:
+            await after(attempt)
+        except Exception:
+            logger.exception("a middleware raised after task %s; its outcome stays", attempt.envelope.task)
 
 
 def envelope_name(version: int) -> str:

@@ -45,6 +45,14 @@ class Connections:
             await self._kept.pop().disconnect(nowait=True)
 
 
+def cancellations() -> int:
+    """How often the running task was told to end; asyncio.wait_for, on which redis-py waits, may lose that before
+    Python 3.12 (W23).
+    """
+    running = asyncio.current_task()
+    return 0 if running is None else running.cancelling()
+
+
 def lone(url: str, connection: dict[str, Any], seconds: float) -> AbstractConnection:
     """One that never reconnects, known to Redis by one id; it waits for an answer a little longer than `seconds`."""
     options: dict[str, Any] = {"retry": Retry(NoBackoff(), 0), **connection, "socket_timeout": seconds + 3}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
@@ -268,12 +267,6 @@ class Queues:
         deliveries = [self._delivery(keys[key - 1], entry_id, data) for key, entry_id, data in taken]
         self._hold(deliveries)
         return count, deliveries
-
-
-def cancellation_was_swallowed() -> bool:
-    """Before Python 3.12 asyncio.wait_for, on which redis-py waits, may lose a cancellation: stops hang (W23)."""
-    running = asyncio.current_task()
-    return running is not None and running.cancelling() > 0
 
 
 def release_keys(keys: Keys) -> list[str]:

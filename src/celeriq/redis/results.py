@@ -21,6 +21,7 @@ from celeriq import record
 from celeriq.attempt import Attempt, Delivery
 from celeriq.errors import UnsupportedOptionError
 from celeriq.record import Record
+from celeriq.redis.connections import cancellations
 from celeriq.redis.keys import GROUP, Keys
 from celeriq.redis.scripts import Scripts
 from celeriq.redis.watch import Watch
@@ -86,6 +87,7 @@ class RedisResults(RedisAsyncResultBackend[R]):
         """
         async with self._watch.changes(self.keys.record(task_id)) as told:
             last: Record | None = None
+            cancelled_before = cancellations()
             current = await self._find_patiently(task_id)
             while True:
                 if current is not None and current != last:
@@ -93,6 +95,9 @@ class RedisResults(RedisAsyncResultBackend[R]):
                     last = current
                 if current is not None and current.ready:
                     return
+                if cancellations() > cancelled_before:
+                    # Swallowed on the way to Redis: whoever gave up would wait for ever.
+                    raise asyncio.CancelledError
                 change = await told.get()
                 current = record.decode(change) if change else await self._find_patiently(task_id)
 
@@ -112,6 +117,10 @@ class RedisResults(RedisAsyncResultBackend[R]):
                 if change.ready:
                     return change
         raise AssertionError("unreachable: what is followed ends with the task")
+
+    async def forget(self, task_id: str) -> None:
+        """Delete the record of `task_id` (ST-21)."""
+        await self._client.delete(self.keys.record(task_id))
 
     async def shutdown(self) -> None:
         await self._watch.close()

@@ -5,7 +5,7 @@
 -- ARGV  1 group  2 consumer  3 milliseconds to keep a record  4 entries of history to keep  5 dead letters to keep
 --       6 milliseconds to keep them  then for each attempt: a line of entry id, whether it is fenced, numbers of
 --       records and of next messages, whether it is dead and whether it has a history entry; records; for each next
---       message its delay in ms ('' none) and the message (behind the digit of its priority step, if it is delayed);
+--       message when it is due ('' now, '+ms' from now, '@ms' since 1970) and the message (behind the digit of its priority step, if it is delayed);
 --       why it is dead, and message; history entry. In one line because each argument costs as much as a command.
 -- Answers for each attempt with 1, 0 if it is no longer this consumer's, or the text of an error.
 local FINAL = '{"status":"SUCCESS"'
@@ -39,13 +39,15 @@ local function store(record, stored)
   redis.call('PUBLISH', record, stored)
 end
 
-local function send(target, delay, message, unique)
-  if delay == '' then
+local function send(target, when, message, unique)
+  if when == '' then
     redis.call('XADD', target, '*', 'data', message)
   else
+    local due = tonumber(string.sub(when, 2))
+    if string.sub(when, 1, 1) == '+' then due = now + due end
     -- Other messages may have the same content.
     local member = string.sub(message, 1, 1) .. unique .. string.sub(message, 2)
-    redis.call('ZADD', target, now + delay, member)
+    redis.call('ZADD', target, due, member)
     wake = wake or redis.call('ZRANGE', target, 0, 0)[1] == member
   end
 end

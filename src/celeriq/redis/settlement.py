@@ -128,7 +128,7 @@ class Settlement:
             arguments.append(stored)
         for parcel in parcels:
             keys.append(parcel.key(self._keys))
-            arguments += (round(parcel.delay * 1000) if parcel.delayed else "", parcel.data)
+            arguments += (parcel.when, parcel.data)
         if ending.dead_because:
             keys.append(self._keys.dead(delivery.queue))
             arguments += (ending.dead_because, bytes(delivery))

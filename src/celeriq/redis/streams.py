@@ -5,31 +5,38 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+import sys
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any, ParamSpec, Self, TypeVar, cast, overload
+from pathlib import Path
+from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
 from redis.asyncio import ConnectionPool, Redis
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncSession
-from taskiq import AckableMessage, AsyncResultBackend, BrokerMessage
+from taskiq import AckableMessage, AsyncResultBackend, BrokerMessage, TaskiqMiddleware
 from taskiq_redis import RedisStreamBroker
 
 from celeriq import envelope
 from celeriq.attempt import Attempt, Delivery
+from celeriq.calling import Remote, Signature
+from celeriq.definition import Definition
 from celeriq.envelope import Envelope
 from celeriq.errors import SendError, SessionsMissingError, UnsupportedOptionError
-from celeriq.options import read_options
+from celeriq.hooks import Hooks, hooks_of, kinds_of, readers, stamps_of
+from celeriq.keywords import CallKeywords, TaskKeywords
+from celeriq.middleware import STANDARD, Middleware, standard
+from celeriq.options import DeclaredOptions, Options, TaskOptions, names_of, read_options
 from celeriq.record import Record
 from celeriq.redis.addresses import Addresses
 from celeriq.redis.attempts import Attempts
-from celeriq.redis.connections import lean, lone
+from celeriq.redis.connections import cancellations, lean, lone
 from celeriq.redis.dead_letters import DeadLetters
 from celeriq.redis.formatter import EnvelopeFormatter
 from celeriq.redis.keys import GROUP, Keys
-from celeriq.redis.queues import Queues, cancellation_was_swallowed
+from celeriq.redis.queues import Queues
 from celeriq.redis.results import DAY, RedisResults, patient
 from celeriq.redis.scripts import Scripts
 from celeriq.redis.sending import Sender
@@ -37,6 +44,7 @@ from celeriq.redis.settlement import Keeping, Settlement, persistently
 from celeriq.redis.sleep import LONGEST, Sleep
 from celeriq.redis.watch import Watch
 from celeriq.redis.worker import LAST_WORDS, PULSE, Worker, connecting, leave_on_signals
+from celeriq.result import AsyncResult
 from celeriq.routing import Routes
 from celeriq.session import OpenSessions, PoolAdvice, Sessions
 from celeriq.task import Task
@@ -79,6 +87,7 @@ class RedisBroker(RedisStreamBroker):
     `concurrency`: tasks that a worker process runs at a time. Say the same as `taskiq worker --max-async-tasks`, which
     the broker cannot see: without it messages are taken in smaller numbers there.
     `blocked_limit`: seconds after which a worker ends whose event loop is blocked.
+    `middlewares`: which of Celery's behaviours there are, by default all: `celeriq.middleware.standard()`.
     """
 
     result_backend: AsyncResultBackend[Any]
@@ -101,6 +110,7 @@ class RedisBroker(RedisStreamBroker):
         grace: float | None = None,
         concurrency: int | None = None,
         blocked_limit: float = 600.0,
+        middlewares: Iterable[TaskiqMiddleware] | None = None,
         **connection: Any,
     ) -> None:
         for option in connection.keys() & REFUSED.keys():
@@ -117,6 +127,8 @@ class RedisBroker(RedisStreamBroker):
         if concurrency is not None and concurrency < 1:
             raise UnsupportedOptionError(f"concurrency is {concurrency}; it must be 1 or more, or None")
         self.concurrency = concurrency
+        self._hooks: dict[Definition, Hooks] = {}
+        self.with_middlewares(*(standard() if middlewares is None else middlewares))
         self.worker: Worker | None = None
         self.threads: Executor | None = None
         """Where `def` tasks run: not where the loop looks up names, or they would keep it from connecting."""
@@ -195,7 +207,22 @@ class RedisBroker(RedisStreamBroker):
 
     @overload
     def task(
-        self, task_name: str | None = None, *, name: str | None = None, **options: Any
+        self,
+        task_name: str | None = None,
+        *,
+        bind: Literal[True],
+        name: str | None = None,
+        **options: Unpack[TaskKeywords],
+    ) -> Callable[[Callable[Concatenate[Any, P], R]], Task[P, R]]: ...
+
+    @overload
+    def task(
+        self,
+        task_name: str | None = None,
+        *,
+        bind: Literal[False] = False,
+        name: str | None = None,
+        **options: Unpack[TaskKeywords],
     ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 
     def task(  # pyright: ignore[reportIncompatibleMethodOverride] - its labels are labels={...} here
@@ -207,23 +234,53 @@ class RedisBroker(RedisStreamBroker):
         """
         if callable(task_name):
             return self.task()(task_name)
-        read = read_options(name or task_name or "(named after its function)", options)
-        labels: dict[str, Any] = {**read.labels, "options": read}
-        if read.queue is not None:
-            labels["queue"] = read.queue
-        if read.priority is not None:
-            labels["priority"] = read.priority
-        if read.schedule:
-            labels["schedule"] = list(read.schedule)
-        if not read.acks_late:
-            labels["ack_type"] = "when_received"
+        read = self._read_options(name or task_name or "(named after its function)", options)
         make_decorator = super().task
 
         def define(function: Callable[P, R]) -> Any:
+            called = name or task_name or automatic_name(function)
+            labels = _labels_of(read[TaskOptions])
             # Anew for each function: one decorator of Taskiq's gives the first one's name to all.
-            return make_decorator(name or task_name, **labels)(function)
+            task = cast("Task[P, Any]", make_decorator(called, **labels, options=read)(function))
+            for middleware in self.middlewares:
+                if isinstance(middleware, Middleware):
+                    middleware.check(task.definition)
+            return task
 
         return define
+
+    def _read_options(self, name: str, given: dict[str, Any]) -> Options:
+        """What the task says, over what its base class says, over what is said for all tasks of such a name."""
+        kinds: list[type[DeclaredOptions]] = [TaskOptions, *kinds_of(self.middlewares)]
+        base: Any = given.get("base")
+        inherited = {
+            option: getattr(base, option)
+            for kind in kinds
+            for option in names_of(kind)
+            if isinstance(base, type) and option not in NOT_INHERITED and hasattr(base, option)
+        }
+        return read_options(name, {**inherited, **given}, kinds, readers(STANDARD))
+
+    def hooks_for(self, definition: Definition, options: Options) -> Hooks:
+        """What middlewares do around a task; `options` are its own, or what a call made of them."""
+        if options is not definition.options:
+            return hooks_of(self.middlewares, options)
+        if definition not in self._hooks:
+            self._hooks[definition] = hooks_of(self.middlewares, options)
+        return self._hooks[definition]
+
+    def with_middlewares(self, *middlewares: TaskiqMiddleware) -> Self:
+        """Add middlewares; one of celeriq's takes the place of the one of its kind that is there."""
+        for middleware in middlewares:
+            kinds = [type(one) for one in self.middlewares]
+            if isinstance(middleware, Middleware) and type(middleware) in kinds:
+                middleware.set_broker(self)
+                self.middlewares[kinds.index(type(middleware))] = middleware
+            else:
+                super().with_middlewares(middleware)
+        self._hooks.clear()
+        self._stamps = stamps_of(self.middlewares)
+        return self
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -300,6 +357,27 @@ class RedisBroker(RedisStreamBroker):
             await self._sender.send(parcel)
         except SendError as error:
             raise SendError(reason=f"task {envelope.task!r} was not sent: {error.reason}") from error
+
+    def stamp(self, envelope: Envelope, options: Options) -> None:
+        """Let the middlewares write into a message what they want to know where it runs."""
+        for stamp in self._stamps:
+            stamp(envelope, options)
+
+    async def send_task(
+        self,
+        name: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[CallKeywords],
+    ) -> AsyncResult[Any]:
+        """Send a call of a task by its name, registered here or not; its arguments are not checked (CALL-08).
+
+        Raises `TypeError` for an option that no call has, and `SendError` when Redis did not take it.
+        """
+        task = self.find_task(name)
+        known = task if isinstance(task, Task) else None
+        unchecked = Remote(self, name, known.kicker() if known else None, known.per_call if known else ())
+        return await Signature(task=unchecked, args=tuple(args), kwargs=kwargs or {}).apply_async(**options)
 
     async def send_many(self, envelopes: Sequence[Envelope]) -> list[Exception | None]:
         """What became of each: None, or the `SendError`."""
@@ -391,7 +469,7 @@ class RedisBroker(RedisStreamBroker):
             self.queues.forget_declared()
             await asyncio.sleep(self._unreadable)
             return []
-        if not deliveries and cancellation_was_swallowed():
+        if not deliveries and cancellations():
             raise asyncio.CancelledError
         return deliveries
 
@@ -415,8 +493,9 @@ class RedisBroker(RedisStreamBroker):
     def new_session(self) -> AsyncSession:
         return self.sessions()
 
-    async def store(self, stored: Record, attempt: Attempt) -> None:
-        results, held = self.result_backend, None if attempt.acknowledged else attempt.delivery
+    async def store(self, stored: Record, attempt: Attempt | None) -> None:
+        results = self.result_backend
+        held = None if attempt is None or attempt.acknowledged else attempt.delivery
         if isinstance(results, RedisResults):
             await persistently(lambda: results.store(stored, only_if_held=held))
 
@@ -427,6 +506,33 @@ class RedisBroker(RedisStreamBroker):
     def _keeping(self) -> Keeping:
         results = self.result_backend
         return Keeping(records=results.milliseconds if isinstance(results, RedisResults) else 0)
+
+
+NOT_INHERITED = frozenset({"base", "bind", "labels"})
+
+
+def automatic_name(function: Callable[..., Any]) -> str:
+    """`module.function`; in a program that is run as a file, the name that others import it by (DEF-03)."""
+    module = function.__module__
+    if module == "__main__":
+        main = sys.modules["__main__"]
+        spec = getattr(main, "__spec__", None)
+        module = spec.name if spec is not None else Path(getattr(main, "__file__", None) or "__main__").stem
+    return f"{module}.{function.__name__}"
+
+
+def _labels_of(options: TaskOptions) -> dict[str, Any]:
+    """What Taskiq's own parts read."""
+    labels: dict[str, Any] = dict(options.labels)
+    if options.queue is not None:
+        labels["queue"] = options.queue
+    if options.priority is not None:
+        labels["priority"] = options.priority
+    if options.schedule:
+        labels["schedule"] = list(options.schedule)
+    if not options.acks_late:
+        labels["ack_type"] = "when_received"
+    return labels
 
 
 def _address(pool: ConnectionPool) -> list[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -31,6 +31,7 @@ class Watch:
         self._client: Redis | None = None
         self._reader: asyncio.Task[None] | None = None
         self._subscribing = asyncio.Lock()
+        self._commands: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def changes(self, channel: str) -> AsyncGenerator[Told]:
@@ -38,17 +39,30 @@ class Watch:
         told: Told = asyncio.Queue()
         self._watchers[channel].add(told)
         try:
-            await self._subscribe(channel)
+            await self._to_its_end(self._subscribe(channel))
+            await self._confirmed[channel].wait()
             yield told
         finally:
             self._watchers[channel].discard(told)
             if not self._watchers[channel]:
-                await self._unsubscribe(channel)
+                await self._to_its_end(self._unsubscribe(channel))
+
+    async def _to_its_end(self, command: Coroutine[Any, Any, None]) -> None:
+        """Whoever waits may give up at any moment: a connection that is left in the middle of a command, or while it
+        is being made, would take one answer for another from then on.
+        """
+        running = asyncio.create_task(command)
+        self._commands.add(running)
+        running.add_done_callback(self._commands.discard)
+        running.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        await asyncio.shield(running)
 
     async def close(self) -> None:
-        if self._reader is not None:
-            self._reader.cancel()
-            await asyncio.wait([self._reader])
+        running = [*self._commands, *([self._reader] if self._reader is not None else [])]
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
         if self._subscription is not None and self._client is not None:
             await self._subscription.aclose()
             await self._client.aclose()
@@ -68,7 +82,6 @@ class Watch:
                 self._confirmed[channel] = asyncio.Event()
             if self._reader is None:
                 self._reader = asyncio.create_task(self._read())
-        await self._confirmed[channel].wait()
 
     async def _unsubscribe(self, channel: str) -> None:
         async with self._subscribing:

@@ -21,9 +21,10 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from celeriq.redis.attempts import Attempts
+from celeriq.redis.connections import cancellations
 from celeriq.redis.keys import GROUP, Keys
 from celeriq.redis.lease import Lease, patient_client
-from celeriq.redis.queues import PARKED, RELEASED, Queues, cancellation_was_swallowed, release_keys
+from celeriq.redis.queues import PARKED, RELEASED, Queues, release_keys
 from celeriq.redis.scripts import SOURCES
 from celeriq.redis.sleep import Sleep
 from celeriq.redis.watch import Watch
@@ -140,7 +141,7 @@ class Worker:
 
     async def _keep(self) -> None:
         """Look after all this while every slot is taken and nothing is read. It also wakes the loop for signals."""
-        while not cancellation_was_swallowed():
+        while not cancellations():
             self._pulse = monotonic()
             await asyncio.sleep(PULSE)
             try:
@@ -152,7 +153,7 @@ class Worker:
 
     async def _wake(self) -> None:
         """End the sleep when something is there that a blocking read does not see: see the scripts."""
-        while not cancellation_was_swallowed():
+        while not cancellations():
             try:
                 async with self._watch.changes(self._keys.wake) as told:
                     while True:

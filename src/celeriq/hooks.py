@@ -1,0 +1,93 @@
+"""What a middleware of celeriq's can do: decide how an attempt goes, in named places around the body.
+
+Taskiq's own hooks (`pre_send`, `pre_execute`, …) work beside these, and see a message; these see the attempt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from taskiq.abc.middleware import TaskiqMiddleware
+
+from celeriq.options import DeclaredOptions, Options, names_of
+
+if TYPE_CHECKING:
+    from celeriq.attempt import Attempt
+    from celeriq.definition import Definition
+    from celeriq.envelope import Envelope
+    from celeriq.outcome import Outcome
+
+
+class Middleware(TaskiqMiddleware):
+    """One of Celery's behaviours. What it does not override costs nothing."""
+
+    options: ClassVar[type[DeclaredOptions] | None] = None
+    """The options that it reads; without the middleware they are unknown."""
+
+    def check(self, task: Definition) -> None:
+        """Raise `TaskDefinitionError` for options that contradict each other or the function; called at import."""
+
+    def concerns(self, options: Options) -> bool:  # noqa: ARG002 - for those that override it
+        """Whether a task, or a call, with these options needs it at all."""
+        return True
+
+    def stamp(self, envelope: Envelope, options: Options) -> None:
+        """Write into a message what is to be known where it runs; called where it is sent."""
+
+    async def before(self, attempt: Attempt) -> Outcome | None:
+        """Before anything is opened for the body; an outcome ends the attempt here."""
+
+    def around(self, attempt: Attempt, body: Awaitable[Any]) -> Awaitable[Any]:
+        """The body, inside of something; awaited exactly once."""
+        raise NotImplementedError
+
+    def decide(self, attempt: Attempt, error: BaseException) -> Outcome | None:
+        """What an exception makes of the attempt; None leaves it to the next one, and at last it has failed."""
+
+    def settling(self, attempt: Attempt) -> None:
+        """The outcome is known and encoded: what is stored may still be changed."""
+
+    async def after(self, attempt: Attempt) -> None:
+        """The attempt is settled. What this raises is logged, and changes nothing (EXE-08, EXE-09)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """The hooks that concern one task, in the order of the middlewares, around the body the first outermost."""
+
+    before: tuple[Callable[[Attempt], Awaitable[Outcome | None]], ...] = ()
+    around: tuple[Callable[[Attempt, Awaitable[Any]], Awaitable[Any]], ...] = ()
+    decide: tuple[Callable[[Attempt, BaseException], Outcome | None], ...] = ()
+    settling: tuple[Callable[[Attempt], None], ...] = ()
+    after: tuple[Callable[[Attempt], Awaitable[None]], ...] = ()
+
+
+NO_HOOKS = Hooks()
+
+
+def hooks_of(middlewares: Iterable[TaskiqMiddleware], options: Options) -> Hooks:
+    """What is to be called for a task with these options: hooks that nobody overrides are left out."""
+    mine = [one for one in middlewares if isinstance(one, Middleware) and one.concerns(options)]
+
+    def named(name: str) -> tuple[Any, ...]:
+        return tuple(getattr(one, name) for one in mine if getattr(type(one), name) is not getattr(Middleware, name))
+
+    return Hooks(named("before"), named("around")[::-1], named("decide"), named("settling"), named("after"))
+
+
+def stamps_of(middlewares: Iterable[TaskiqMiddleware]) -> list[Callable[[Envelope, Options], None]]:
+    """What is to be called where a message is sent."""
+    mine = [one for one in middlewares if isinstance(one, Middleware)]
+    return [one.stamp for one in mine if type(one).stamp is not Middleware.stamp]
+
+
+def kinds_of(middlewares: Iterable[TaskiqMiddleware]) -> list[type[DeclaredOptions]]:
+    """The classes of options that the middlewares declare."""
+    return [one.options for one in middlewares if isinstance(one, Middleware) and one.options is not None]
+
+
+def readers(kinds: Iterable[type[Middleware]]) -> dict[str, str]:
+    """Option names, and the middleware that reads each."""
+    return {name: kind.__name__ for kind in kinds if kind.options is not None for name in names_of(kind.options)}

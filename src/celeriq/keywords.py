@@ -1,0 +1,62 @@
+"""What type checkers know of the options of tasks and calls; a test compares it with what is declared.
+
+The meaning of each is told where it is declared: `celeriq.options.TaskOptions`, `celeriq.calling.CallOptions` and the
+options of the middlewares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypedDict
+
+if TYPE_CHECKING:
+    from celeriq.backoff import RetryPolicy
+    from celeriq.bound_task import BoundTask
+    from celeriq.calling import Chain, Signature
+
+
+class PerCall(TypedDict, total=False):
+    """Options of a task that a call may say, too."""
+
+    expires: float | datetime | None
+    ignore_result: bool
+    soft_time_limit: float | None
+    time_limit: float | None
+
+
+class TaskKeywords(PerCall, total=False):
+    """Of `@broker.task(...)`; `bind` is named there, for what it makes of the function."""
+
+    queue: str | None
+    priority: int | None
+    base: type[BoundTask] | None
+    acks_late: bool
+    schedule: Sequence[Mapping[str, Any]]
+    labels: Mapping[str, Any]
+    track_started: bool
+    autoretry_for: tuple[type[Exception], ...]
+    dont_autoretry_for: tuple[type[Exception], ...]
+    max_retries: int | None
+    default_retry_delay: float
+    retry_kwargs: Mapping[str, Any]
+    retry_backoff: bool | float
+    retry_backoff_max: float
+    retry_jitter: bool
+    retry_policies: Mapping[type[Exception], RetryPolicy]
+    store_errors_even_if_ignored: bool
+
+
+class CallKeywords(PerCall, total=False):
+    """Of `apply_async(...)` and `set(...)`."""
+
+    queue: str | None
+    priority: int | None
+    countdown: float | None
+    eta: datetime | None
+    task_id: str | None
+    link: Signature[Any] | Chain | Sequence[Signature[Any] | Chain]
+    headers: Mapping[str, Any]
+    shadow: str | None
+    root_id: str | None
+    parent_id: str | None

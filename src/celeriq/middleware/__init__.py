@@ -1,0 +1,30 @@
+"""Celery's behaviours, one in each file; a broker has those that it is given, by default all of them."""
+
+from __future__ import annotations
+
+from celeriq.hooks import Middleware
+from celeriq.middleware.early_ends import EarlyEnds
+from celeriq.middleware.expiry import Expiry
+from celeriq.middleware.handlers import Handlers
+from celeriq.middleware.limited_time import TimeLimits
+from celeriq.middleware.results import Results, TrackStarted
+from celeriq.middleware.retries import Retries
+
+__all__ = [
+    "EarlyEnds",
+    "Expiry",
+    "Handlers",
+    "Middleware",
+    "Results",
+    "Retries",
+    "TimeLimits",
+    "TrackStarted",
+    "standard",
+]
+
+STANDARD: tuple[type[Middleware], ...] = (Expiry, TrackStarted, Handlers, TimeLimits, EarlyEnds, Retries, Results)
+
+
+def standard() -> list[Middleware]:
+    """One of each, in the order in which they are asked; leave one out, and what it does is not done."""
+    return [kind() for kind in STANDARD]

@@ -1,0 +1,210 @@
+"""Calls, their options and what their callers hold (CALL-01 to CALL-19, RES-01 to RES-19)."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from celeriq import (
+    AsyncResult,
+    BoundTask,
+    EncodeError,
+    RedisBroker,
+    ResultTimeoutError,
+    SendError,
+    allow_join_result,
+)
+from celeriq.calling import WITHOUT_MEANING
+from tests.integration.conftest import MakeBroker
+from tests.waiting import wait_for
+from tests.workers import running
+
+WAIT = 20
+
+
+async def test_parent_and_root_are_those_that_sent_it(make_broker: MakeBroker) -> None:
+    """CALL-12: also of links and of later steps."""
+    broker = make_broker()
+    family: dict[str, tuple[str | None, str | None]] = {}
+    ids: dict[str, str] = {}
+
+    @broker.task(bind=True)
+    async def tell(self: BoundTask, name: str, *rest: Any) -> str:
+        family[name], ids[name] = (self.request.root_id, self.request.parent_id), self.id
+        if name == "first":
+            await tell.delay("child")
+            await (tell.s("step") | tell.si("last")).apply_async(link=tell.si("link"))
+        return name
+
+    async with running(broker):
+        first = await tell.delay("first")
+        await first.get(timeout=WAIT)
+        children = await first.children()
+        await wait_for(lambda: len(ids) == 5)
+    root = ids["first"]
+    assert family == {
+        "first": (root, None),
+        "child": (root, root),
+        "step": (root, root),
+        "last": (root, ids["step"]),
+        "link": (root, ids["last"]),
+    }
+    assert [child.id for child in children] == [ids["child"], ids["step"]]
+
+
+async def test_a_task_sees_what_its_call_said(make_broker: MakeBroker) -> None:
+    """EXE-14."""
+    broker = make_broker()
+    moment = datetime(2020, 1, 1, tzinfo=UTC)
+
+    @broker.task(bind=True, name="look")
+    async def look(self: BoundTask, /, *args: int, **kwargs: int) -> list[Any]:
+        call = self.request
+        assert call.called_directly is False
+        assert call.correlation_id == call.id == self.id
+        assert call.hostname
+        assert call.eta == moment
+        return [call.task, call.args, dict(call.kwargs), call.retries, call.delivery_info, call.headers, call.shadow]
+
+    async with running(broker):
+        sent = await look.apply_async(
+            (1, 2), {"three": 3}, eta=moment, headers={"a": [1]}, shadow="seen as", priority=3, task_id="mine"
+        )
+        assert sent.id == "mine"
+        assert await sent.get(timeout=WAIT) == [
+            "look",
+            [1, 2],
+            {"three": 3},
+            0,
+            {"exchange": "", "routing_key": "default", "priority": 3, "redelivered": False},
+            {"a": [1]},
+            "seen as",
+        ]
+
+
+async def test_a_task_is_called_by_its_name(make_broker: MakeBroker) -> None:
+    """CALL-08: known here or not, with the options that it has here, and its arguments are not checked."""
+    sender, worker = make_broker(), make_broker(queues=["default", "mail"])
+
+    @worker.task(name="add")
+    async def add(one: int, two: int = 0) -> int:
+        return one + two
+
+    @sender.task(name="where", queue="mail")
+    async def where() -> str:
+        raise NotImplementedError
+
+    @worker.task(name="where", bind=True)
+    async def really(self: BoundTask) -> str:
+        return str(self.request.delivery_info["routing_key"])
+
+    async with running(worker):
+        assert await (await sender.send_task("add", (1,), {"two": 2})).get(timeout=WAIT) == 3
+        assert await (await sender.send_task("where")).get(timeout=WAIT) == "mail"
+        with pytest.raises(TypeError, match="unknown option 'expires' of a call"):
+            await sender.send_task("add", (1,), expires=5)
+
+
+async def is_in_progress(sent: AsyncResult[Any]) -> bool:
+    return await sent.state() == "PROGRESS"
+
+
+async def test_what_a_caller_can_ask(make_broker: MakeBroker) -> None:
+    """RES-01, RES-02, RES-05, RES-06, ST-02, ST-21."""
+    broker = make_broker()
+    go_on = asyncio.Event()
+
+    @broker.task(bind=True)
+    async def work(self: BoundTask, how: str) -> str:
+        await self.update_state("PROGRESS", {"current": 1})
+        await go_on.wait()
+        if how == "fail":
+            raise KeyError(how)
+        return how
+
+    async with running(broker):
+        fine, bad = await work.delay("fine"), await work.delay("fail")
+        with pytest.raises(ResultTimeoutError, match=rf"task {fine.id} has not ended within 0.01 s"):
+            await fine.get(timeout=0.01)
+        await wait_for(lambda: is_in_progress(fine))
+        assert (await fine.info(), await fine.ready(), await fine.exists()) == ({"current": 1}, False, True)
+        go_on.set()
+        assert await fine.get(timeout=WAIT) == "fine"
+        with pytest.raises(KeyError, match="fail"):
+            await bad.get(timeout=WAIT)
+        assert isinstance(await bad.get(timeout=WAIT, propagate=False), KeyError)
+    assert (await fine.successful(), await fine.failed(), await fine.status()) == (True, False, "SUCCESS")
+    assert (await bad.successful(), await bad.failed(), await bad.ready()) == (False, True, True)
+    assert (await fine.result(), repr(await bad.info())) == ("fine", "KeyError('fail')")
+    assert "KeyError: 'fail'" in str(await bad.traceback())
+    done = await fine.date_done()
+    assert done is not None
+    assert done.tzinfo is not None
+    again: AsyncResult[str] = AsyncResult(fine.id, broker=broker)
+    assert await again.get() == "fine"
+    await again.forget()
+    assert (await fine.state(), await fine.exists(), await fine.date_done()) == ("PENDING", False, None)
+    with pytest.raises(TypeError, match=r"write AsyncResult\(task_id, broker=broker\)"):
+        AsyncResult(fine.id)
+
+
+async def test_a_task_does_not_wait_for_another_unless_it_says_so(make_broker: MakeBroker) -> None:
+    """RES-04."""
+    broker = make_broker()
+
+    @broker.task
+    async def one() -> int:
+        return 1
+
+    @broker.task(name="waiting")
+    async def waiting(how: str) -> int:
+        sent = await one.delay()
+        if how == "allowed":
+            with allow_join_result():
+                return await sent.get(timeout=WAIT)
+        return await sent.get(timeout=WAIT, disable_sync_subtasks=how != "said")
+
+    async with running(broker):
+        assert await (await waiting.delay("allowed")).get(timeout=WAIT) == 1
+        assert await (await waiting.delay("said")).get(timeout=WAIT) == 1
+        with pytest.raises(RuntimeError, match=r"task 'waiting' waits .*: Never call result.get\(\) within a task!"):
+            await (await waiting.delay("not at all")).get(timeout=WAIT)
+
+
+@pytest.mark.parametrize("option", sorted(WITHOUT_MEANING))
+async def test_options_of_celery_that_have_no_meaning_are_refused_with_the_remedy(option: str) -> None:
+    broker = RedisBroker("redis://localhost:1")
+
+    @broker.task
+    async def plain() -> None: ...
+
+    given: Any = {option: 1}
+    with pytest.raises(TypeError, match=f"option '{option}' of a call: "):
+        await plain.apply_async(**given)
+    with pytest.raises(TypeError, match="unknown option 'countdwn' of a call; did you mean 'countdown'"):
+        await plain.apply_async(countdwn=1)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+
+
+async def test_wrong_arguments_are_refused_where_they_are_given() -> None:
+    """DEF-09, CALL-03."""
+    broker = RedisBroker("redis://localhost:1")
+
+    @broker.task(bind=True, name="add")
+    async def add(self: BoundTask, one: int, two: int = 0) -> int:
+        return one + two
+
+    calls: list[Any] = [add.delay, add.kiq, add.apply_async]
+    for wrong in calls:
+        with pytest.raises(TypeError, match="the call of task 'add': missing a required argument: 'one'"):
+            await wrong()
+    with pytest.raises(TypeError, match="args of task 'add' are 5; they must be a tuple or a list"):
+        await add.apply_async(5)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    with pytest.raises(TypeError, match="args of task 'add' are 'ab'; they must be a tuple or a list"):
+        await add.apply_async("ab")
+    with pytest.raises(TypeError, match="kwargs of task 'add' are 5; they must be a mapping"):
+        await add.apply_async((), 5)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    with pytest.raises((SendError, EncodeError), match="cannot be"):
+        await add.apply_async((object(),))

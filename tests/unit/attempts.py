@@ -1,0 +1,45 @@
+"""Attempts without a queue or a database."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from celeriq.attempt import Attempt, Delivery
+from celeriq.definition import Definition
+from celeriq.envelope import RETRIES_LABEL, VERSION, Envelope
+from celeriq.hooks import NO_HOOKS, Hooks
+from celeriq.options import Options
+from celeriq.record import Record
+
+
+class Engine:
+    """What an attempt needs of a broker."""
+
+    def __init__(self) -> None:
+        self.dependency_overrides: dict[Any, Any] = {}
+        self.max_payload = 1024
+        self.commit_timeout = 60.0
+        self.threads: Executor | None = None
+
+    def new_session(self) -> AsyncSession:
+        raise NotImplementedError
+
+    async def store(self, stored: Record, attempt: Attempt | None) -> None:
+        raise NotImplementedError
+
+    async def settle(self, attempt: Attempt) -> None:
+        raise NotImplementedError
+
+    def hooks_for(self, definition: Definition, options: Options) -> Hooks:
+        return NO_HOOKS
+
+
+def attempt(engine: Engine | None = None, *, retries: int = 0, **context: Any) -> Attempt:
+    labels = {RETRIES_LABEL: retries} if retries else {}
+    call = Envelope(v=VERSION, id="id", task="name", args=[1], kwargs={"two": 2}, labels=labels)
+    begun = Attempt(engine=engine or Engine(), delivery=Delivery(b""), envelope=call, message=call.message())
+    begun.dependency_context = {type(value): value for value in context.values()}
+    return begun

@@ -1,17 +1,17 @@
 """Soft and hard time limits around the body of a task, in plain asyncio.
 
 asyncio can only cancel, and a cancellation that is renamed around the body comes too late for an `except` inside it. So
-the body is driven by hand: the soft limit cancels what it awaits, and at that await it is thrown
-`SoftTimeLimitExceeded` instead of the cancellation. It may catch it, clean up and return. The hard limit is a plain
-cancellation, and what becomes of the body then no longer counts.
+the body is driven by hand: the soft limit cancels what it awaits, and at that await the body is thrown a cancellation
+that is a `SoftTimeLimitExceeded` too. It may catch that, clean up and return. The hard limit is a plain cancellation,
+and what becomes of the body then no longer counts.
 
-Neither can interrupt code that does not await, nor a task that the body has started and does not wait for.
+Neither can interrupt code that does not await, nor a task that the body has started and does not wait for. A session
+whose query was interrupted works again after `rollback()`, on another connection.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import types
 from collections.abc import Callable, Coroutine, Generator
@@ -28,11 +28,20 @@ PATIENCE = 1.0
 
 
 class _SoftCancellation(SoftTimeLimitExceeded, asyncio.CancelledError):
-    """The soft limit, for code that awaits a bare future and is ready for nothing but a cancellation there.
+    """The soft limit as the body sees it: a cancellation as well, to all the code between its `except` and the await.
 
-    Thrown anything else, asyncio's TaskGroup leaves its children running, its Semaphore loses a permit, and `wait_for`
-    of Python 3.11 its task.
+    Such code is ready for nothing else there. Thrown a mere `Exception`, SQLAlchemy puts a connection back into the
+    pool that has begun a transaction nobody knows of, asyncio's TaskGroup leaves its children running, its Semaphore
+    loses a permit, and `wait_for` of Python 3.11 its task.
     """
+
+    def __reduce__(self) -> tuple[type[SoftTimeLimitExceeded], tuple[Any, ...]]:
+        return SoftTimeLimitExceeded, self.args
+
+
+# Where it is stored or printed, it is what it stands for.
+_SoftCancellation.__module__ = SoftTimeLimitExceeded.__module__
+_SoftCancellation.__qualname__ = SoftTimeLimitExceeded.__qualname__
 
 
 async def within(
@@ -44,9 +53,12 @@ async def within(
     """Await `work` under a soft and a hard limit, both in seconds from now; `None` is no limit.
 
     After `soft` seconds `SoftTimeLimitExceeded` is raised inside of it, once; uncaught, it leaves as that, even out of
-    a task group (LIM-01). After `hard` seconds it is cancelled, again and again until it ends, and `TimeLimitExceeded`
-    is raised here, whatever it returned or raised (LIM-02). Whoever else cancels the task meanwhile is obeyed: that
-    `CancelledError` passes, and from then on there is no soft limit.
+    a task group (LIM-01). Inside it is a `CancelledError` as well: whoever catches both names it first, and whoever
+    catches it around a task group writes `except*`.
+
+    After `hard` seconds it is cancelled, again and again until it ends, and `TimeLimitExceeded(hard)` is raised here,
+    whatever it returned or raised (LIM-02). Whoever else cancels the task meanwhile is obeyed: that `CancelledError`
+    passes, and from then on there is no soft limit.
 
     A limit that comes while `shielded()` is true is dropped, and a value returned then counts: what was committed has
     succeeded. Both limits cover `work` alone (LIM-05). `asyncio.Task.cancelling` counts afterwards what it did before,
@@ -111,7 +123,7 @@ class _Limits:
                 except BaseException as raised:  # noqa: BLE001 - all of it is the body's
                     error = raised
                 if self._soft_is_on_its_way:
-                    error = self._arrive(work, error)
+                    error = self._arrive(error, work)
         except StopIteration as end:
             value: T = end.value
             return value
@@ -130,7 +142,7 @@ class _Limits:
         self._soft_is_on_its_way = True
         self._cancel()
 
-    def _arrive(self, work: Coroutine[Any, Any, Any], error: BaseException | None) -> BaseException | None:
+    def _arrive(self, error: BaseException | None, work: object) -> BaseException | None:
         """What the body is thrown at the await that our soft cancellation has ended."""
         self._soft_is_on_its_way = False
         self._asked -= 1
@@ -140,7 +152,7 @@ class _Limits:
             return error
         name = getattr(work, "__qualname__", work)
         logger.warning("the soft time limit of %s s has passed in %s", self._soft, name)
-        exceeded = _SoftCancellation() if _is_ready_for_cancellation_alone(work) else SoftTimeLimitExceeded()
+        exceeded = _SoftCancellation()
         if not isinstance(error, asyncio.CancelledError):
             # A task that it awaited failed when it was cancelled.
             exceeded.__context__ = error
@@ -173,46 +185,7 @@ class _Limits:
 
 
 def _is_soft_in_disguise(error: BaseException) -> bool:
-    """Whether it is the cancellation that was thrown in its stead, or what a task group has made of it."""
+    """Whether it is what the body was thrown, or what a task group has made of that."""
     if isinstance(error, BaseExceptionGroup):
         return cast("BaseExceptionGroup[BaseException]", error).split(SoftTimeLimitExceeded)[1] is None
     return isinstance(error, _SoftCancellation)
-
-
-def _is_ready_for_cancellation_alone(work: Coroutine[Any, Any, Any]) -> bool:
-    """Whether the function that awaits the future itself handles cancellations by name, and soft limits not.
-
-    Functions further out await something that may raise anything, and are ready for it. Those of SQLAlchemy must not
-    be thrown a cancellation: it throws away the connection.
-    """
-    names = _innermost_names(work)
-    return "CancelledError" in names and "SoftTimeLimitExceeded" not in names
-
-
-def _innermost_names(work: object) -> tuple[str, ...]:
-    """The names that the function uses which `work` is waiting in."""
-    names: tuple[str, ...] = ()
-    waiting: Any = work
-    while waiting is not None:
-        if hasattr(waiting, "cr_code"):
-            code, waiting = waiting.cr_code, waiting.cr_await
-        elif hasattr(waiting, "ag_code"):
-            code, waiting = waiting.ag_code, waiting.ag_await
-        elif hasattr(waiting, "gi_code"):
-            code, waiting = waiting.gi_code, waiting.gi_yieldfrom
-        else:
-            waiting = _wrapped(waiting)
-            continue
-        # What is compiled from Cython may have no code.
-        names = getattr(code, "co_names", ())
-    return names
-
-
-def _wrapped(awaited: object) -> object | None:
-    """The generator behind its `__anext__()`, the coroutine behind its `__await__()`: only the collector knows them."""
-    if type(awaited).__name__ not in {"async_generator_asend", "async_generator_athrow", "coroutine_wrapper"}:
-        return None
-    return next(
-        (inside for inside in gc.get_referents(awaited) if hasattr(inside, "ag_code") or hasattr(inside, "cr_code")),
-        None,
-    )

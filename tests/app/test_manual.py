@@ -130,7 +130,9 @@ def test_the_manual_lists_every_key_in_redis() -> None:
     queue = keys.queue("NAME").replace(":0", ":STEP"), keys.delayed("NAME"), keys.dead("NAME")
     parked = keys.parked, keys.parked_as("TASK")
     workers = keys.beats, keys.leaving, keys.crashes, keys.sender("ID")
-    assert list(table("Key")) == [*queue, keys.queues, keys.paused, *parked, keys.record("ID"), keys.history, *workers]
+    revoked = keys.revoked, keys.revocations
+    others = keys.record("ID"), keys.history
+    assert list(table("Key")) == [*queue, keys.queues, keys.paused, *parked, *revoked, *others, *workers]
 
 
 def test_every_make_target_that_the_manual_names_exists() -> None:

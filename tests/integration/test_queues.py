@@ -167,8 +167,8 @@ async def test_a_worker_sleeps_until_the_next_message_is_due(
     broker = make_broker()
     asked: list[float] = []
 
-    async def fetch(*_: Any) -> tuple[float, list[str], list[Any]]:
-        return next_due, [], []
+    async def fetch(*_: Any) -> tuple[float, list[str], list[Any], int]:
+        return next_due, [], [], 0
 
     async def read(_group: str, _worker: str, _streams: list[str], seconds: float) -> None:
         asked.append(seconds)

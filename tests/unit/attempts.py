@@ -33,6 +33,9 @@ class Engine:
     async def settle(self, attempt: Attempt) -> None:
         raise NotImplementedError
 
+    def is_revoked(self, call: Envelope) -> bool:
+        return False
+
     def hooks_for(self, definition: Definition, options: Options) -> Hooks:
         return NO_HOOKS
 

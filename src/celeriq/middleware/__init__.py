@@ -9,6 +9,7 @@ from celeriq.middleware.handlers import Handlers
 from celeriq.middleware.limited_time import TimeLimits
 from celeriq.middleware.results import Results, TrackStarted
 from celeriq.middleware.retries import Retries
+from celeriq.middleware.revocation import Revocation
 
 __all__ = [
     "EarlyEnds",
@@ -17,12 +18,22 @@ __all__ = [
     "Middleware",
     "Results",
     "Retries",
+    "Revocation",
     "TimeLimits",
     "TrackStarted",
     "standard",
 ]
 
-STANDARD: tuple[type[Middleware], ...] = (Expiry, TrackStarted, Handlers, TimeLimits, EarlyEnds, Retries, Results)
+STANDARD: tuple[type[Middleware], ...] = (
+    Revocation,
+    Expiry,
+    TrackStarted,
+    Handlers,
+    TimeLimits,
+    EarlyEnds,
+    Retries,
+    Results,
+)
 
 
 def standard() -> list[Middleware]:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from celeriq.backoff import RetryPolicy
 from celeriq.errors import MaxRetriesExceededError, TaskDefinitionError, TimeLimitExceeded
@@ -33,7 +33,7 @@ RETRY_KWARGS: Final = frozenset({"countdown", "max_retries"})
 def _are_policies(given: Any) -> bool:
     if not isinstance(given, Mapping):
         return False
-    policies = cast("Mapping[Any, Any]", given)
+    policies: Mapping[Any, Any] = given
     return are_exception_classes((*policies,)) and all(isinstance(one, RetryPolicy) for one in policies.values())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import zlib
-from collections.abc import Coroutine, Mapping
+from collections.abc import Collection, Coroutine, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,10 @@ from celeriq import envelope, record
 from celeriq.attempt import Attempt, Delivery
 from celeriq.envelope import VERSION, Envelope, for_retry, postponed
 from celeriq.errors import EncodeError, NotRegistered, WorkerLostError
+from celeriq.middleware import Revocation
 from celeriq.outcome import Failed, Ignored, Outcome, Postponed, Released, Retrying, Revoked, Succeeded
 from celeriq.redis.results import RedisResults
+from celeriq.redis.revocations import names_of
 from celeriq.redis.sending import Parcel
 from celeriq.redis.settlement import Ending, persistently
 
@@ -114,7 +116,7 @@ class Attempts:
         records = [(attempt.envelope.id, attempt.stored)] if attempt.stored else []
         dead_because = ""
         if isinstance(outcome, Failed | Revoked):
-            records += _records_of_later_steps(attempt.envelope, outcome.error)
+            records += _records_of_later_steps(attempt.envelope, outcome.error, called_off=isinstance(outcome, Revoked))
         if isinstance(outcome, Failed):
             dead_because = outcome.dead_because
         return Ending(
@@ -169,6 +171,13 @@ class Attempts:
                 else None,
             )
         )
+
+    def terminate(self, revoked: Collection[str]) -> None:
+        """End what runs under one of these names (LIM-14); what has begun to commit is not ended."""
+        mine = next((one for one in self._broker.middlewares if isinstance(one, Revocation)), None)
+        for task, attempt in list(self.running.items()):
+            if mine is not None and not names_of(attempt.envelope).isdisjoint(revoked) and mine.terminate(attempt):
+                task.cancel()
 
     def cancel_all(self) -> None:
         """What runs is rolled back, what has begun to commit is not; again each second, for a body may swallow it."""
@@ -284,9 +293,12 @@ def envelope_name(version: int) -> str:
     return f"(envelope {version})"
 
 
-def _records_of_later_steps(failed: Envelope, error: BaseException) -> list[tuple[str, bytes]]:
-    """All later steps of a chain fail with the step before them, and are never sent (CERR-07)."""
-    return [(step.id, record.encode(record.failure(step.id, error, 0.0))) for step in failed.chain]
+def _records_of_later_steps(
+    failed: Envelope, error: BaseException, *, called_off: bool = False
+) -> list[tuple[str, bytes]]:
+    """All later steps of a chain end with the step before them, and are never sent (CERR-07)."""
+    as_record = record.revoked if called_off else record.failure
+    return [(step.id, record.encode(as_record(step.id, error, 0.0))) for step in failed.chain]
 
 
 def _chosen(task_id: str, share: float) -> bool:

@@ -1,10 +1,10 @@
 -- Takes messages for one worker: those that became due, then those handed back, then new ones, the highest priority
 -- first; as many as it has slots for, and none of a paused queue.
--- KEYS  1 crashes (hash)  2 paused queues (set)  then for each queue: its delayed messages (sorted set), its streams
+-- KEYS  1 crashes (hash)  2 paused queues (set)  3 how often revocations have changed (counter)  then for each queue: its delayed messages (sorted set), its streams
 -- ARGV  1 group  2 consumer  3 free slots  4 whether a suspect may be among them  5 how many streams a queue has
 --       6 … the names of the queues
 -- Answers with the milliseconds until the next delayed message, -1 if there is none, the numbers of the paused queues,
--- and the entries: key number of the stream, entry id, message, crashes.
+-- the entries, and the counter; of each entry: key number of the stream, entry id, message, crashes.
 local group, consumer, free, suspects, steps = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1', tonumber(ARGV[5])
 local DUE_PER_FETCH, LOOK_AT = 500, 100
 local time = redis.call('TIME')
@@ -12,7 +12,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local taken, next_due, paused, open = {}, -1, {}, {}
 
 -- The key number of a queue's delayed messages; those of its streams follow.
-local function base(queue) return 3 + (queue - 1) * (steps + 1) end
+local function base(queue) return 4 + (queue - 1) * (steps + 1) end
 
 local function field(fields)
   for index = 1, #fields, 2 do
@@ -79,4 +79,4 @@ end
 for step = 1, steps do
   for _, queue in ipairs(open) do take_new(base(queue) + step) end
 end
-return {next_due, paused, taken}
+return {next_due, paused, taken, tonumber(redis.call('GET', KEYS[3]) or '0')}

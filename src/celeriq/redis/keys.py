@@ -66,6 +66,19 @@ class Keys:
         return f"{{{self.namespace}}}:crashes"
 
     @property
+    def revoked(self) -> str:
+        return f"{{{self.namespace}}}:revoked"
+
+    @property
+    def revocations(self) -> str:
+        return f"{{{self.namespace}}}:revocations"
+
+    @property
+    def control(self) -> str:
+        """A channel, not a key."""
+        return f"{{{self.namespace}}}:control"
+
+    @property
     def wake(self) -> str:
         """A channel, not a key."""
         return f"{{{self.namespace}}}:wake"

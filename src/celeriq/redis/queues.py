@@ -12,6 +12,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from celeriq.attempt import Delivery
 from celeriq.redis.keys import GROUP, PRIORITY_STEPS, Keys
+from celeriq.redis.revocations import Revocations
 from celeriq.redis.scripts import Scripts
 from celeriq.redis.sleep import LONGEST, Sleep
 
@@ -62,6 +63,7 @@ class Queues:
         self._slots = slots
         self._most = 0
         self.reading = False
+        self.revocations = Revocations(client, keys, scripts)
         self._unparked: list[Delivery] = []
         self.more_parked = False
         """Whether there is more that is known here: to be looked after as soon as there is room."""
@@ -112,7 +114,9 @@ class Queues:
             names = self._in_turn(await self.declare())
             self._sleep.look()
             free = free or self.free
-            wait, streams, deliveries = await self._fetch(names, free)
+            wait, streams, deliveries, revocations = await self._fetch(names, free)
+            self._hold(deliveries)
+            await self.revocations.refresh(revocations)
             if not deliveries:
                 deliveries = await self._next(streams, wait or WITHOUT_ROOM)
             self._hold(deliveries)
@@ -143,20 +147,25 @@ class Queues:
         if self.holds(delivery):
             del self.held[delivery.place]
 
-    async def _fetch(self, names: list[str], free: int) -> tuple[float, list[str], list[Delivery]]:
-        """Seconds until the next delayed message, the streams that may be read, and what there was."""
-        keys = [self._keys.crashes, self._keys.paused]
+    async def _fetch(self, names: list[str], free: int) -> tuple[float, list[str], list[Delivery], int]:
+        """Seconds until the next delayed message, the streams that may be read, what there was, and how often
+        revocations have changed.
+        """
+        keys = [self._keys.crashes, self._keys.paused, self._keys.revocations]
         for queue in names:
             keys += [self._keys.delayed(queue), *self._keys.steps(queue)]
         suspects_run = any(delivery.crashes for delivery in self.held.values())
         arguments: list[Any] = [GROUP, self.worker, free, int(not suspects_run), len(PRIORITY_STEPS), *names]
         answer = await self._scripts.fetch(keys=keys, args=arguments)
-        next_due, paused, taken = cast("tuple[int, list[int], list[tuple[int, bytes, bytes, int]]]", answer)
+        next_due, paused, taken, changes = cast(
+            "tuple[int, list[int], list[tuple[int, bytes, bytes, int]], int]", answer
+        )
         open_queues = [queue for number, queue in enumerate(names, start=1) if number not in paused]
         return (
             LONGEST if next_due < 0 else min(LONGEST, next_due / 1000),
             [self._keys.queue(queue, step) for step in PRIORITY_STEPS for queue in open_queues],
             [self._delivery(keys[key - 1], entry_id, data, crashes) for key, entry_id, data, crashes in taken],
+            changes,
         )
 
     async def _next(self, streams: list[str], seconds: float) -> list[Delivery]:

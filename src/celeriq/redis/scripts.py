@@ -76,6 +76,7 @@ class Scripts:
         self.leave = Script(connections, SOURCES["leave"])
         self.park = Script(connections, SOURCES["park"])
         self.unpark = Script(connections, SOURCES["unpark"])
+        self.revoke = Script(connections, SOURCES["revoke"])
         self.replay = Script(connections, SOURCES["replay"])
 
     async def close(self) -> None:

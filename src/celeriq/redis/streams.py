@@ -27,7 +27,7 @@ from celeriq.envelope import Envelope
 from celeriq.errors import SendError, SessionsMissingError, UnsupportedOptionError
 from celeriq.hooks import Hooks, hooks_of, kinds_of, readers, stamps_of
 from celeriq.keywords import CallKeywords, TaskKeywords
-from celeriq.middleware import STANDARD, Middleware, standard
+from celeriq.middleware import STANDARD, Middleware, Revocation, standard
 from celeriq.options import DeclaredOptions, Options, TaskOptions, names_of, read_options
 from celeriq.record import Record
 from celeriq.redis.addresses import Addresses
@@ -410,6 +410,30 @@ class RedisBroker(RedisStreamBroker):
     async def resume(self, queue: str) -> None:
         await self._client.srem(self.keys.paused, queue)
         await self._wake_workers()
+
+    async def revoke(self, task_id: str | Sequence[str], *, terminate: bool = False) -> None:
+        """Call tasks off by their ids: those that have not begun never do, and are REVOKED at once (LIM-12, LIM-13).
+
+        `terminate` ends those that run, unless they have begun to commit (LIM-14); without it they go on, and their
+        end is what counts. Raises `UnsupportedOptionError` without the middleware `Revocation`.
+        """
+        await self._revoke([task_id] if isinstance(task_id, str) else task_id, {}, terminate=terminate)
+
+    async def revoke_by_headers(self, headers: Mapping[str, Any], *, terminate: bool = False) -> None:
+        """Call off what has one of these headers, now and as long as `Revocation` remembers it (LIM-17)."""
+        await self._revoke((), headers, terminate=terminate)
+
+    async def _revoke(self, ids: Sequence[str], headers: Mapping[str, Any], *, terminate: bool) -> None:
+        mine = next((one for one in self.middlewares if isinstance(one, Revocation)), None)
+        if mine is None:
+            raise UnsupportedOptionError("to revoke a task the middleware Revocation is needed: add it")
+        await self.queues.revocations.add(
+            ids, headers, terminate=terminate, remember=mine.remember, keep_records=self._keeping().records
+        )
+
+    def is_revoked(self, call: Envelope) -> bool:
+        """Whether a call was called off, as far as this worker has been told."""
+        return self.queues.revocations.covers(call)
 
     async def _wake_workers(self) -> None:
         client: Any = self._client  # publish is not typed in redis-py

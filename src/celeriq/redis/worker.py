@@ -9,13 +9,14 @@ import math
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from functools import partial
 from time import monotonic
 from typing import Any, cast
 from uuid import uuid4
 
+import msgspec
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
@@ -27,7 +28,7 @@ from celeriq.redis.lease import Lease, patient_client
 from celeriq.redis.queues import PARKED, RELEASED, Queues, release_keys
 from celeriq.redis.scripts import SOURCES
 from celeriq.redis.sleep import Sleep
-from celeriq.redis.watch import Watch
+from celeriq.redis.watch import LOOK_AGAIN, Watch
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class Worker:
         await self._client.hincrby(self._keys.beats, self.name, 1)
         self._lease.begin(self.name)
         self._lease.start()
-        self._helpers = [asyncio.create_task(self._keep()), asyncio.create_task(self._wake())]
+        self._helpers = [asyncio.create_task(work) for work in (self._keep(), self._wake(), self._obey())]
 
     # -- leaving ---------------------------------------------------------------------------------------------------
 
@@ -153,12 +154,30 @@ class Worker:
 
     async def _wake(self) -> None:
         """End the sleep when something is there that a blocking read does not see: see the scripts."""
+        async for _ in self._told(self._keys.wake):
+            self._sleep.wake()
+
+    async def _obey(self) -> None:
+        """Do what is said to all workers. Whoever has missed something wakes, and sees what was revoked then."""
+        async for message in self._told(self._keys.control):
+            if message == LOOK_AGAIN:
+                self._sleep.wake()
+                continue
+            try:
+                command = self._queues.revocations.told(message)
+            except msgspec.DecodeError as error:
+                logger.warning("a command that is not understood: %s", error)
+                continue
+            if command.terminate:
+                self._attempts.terminate(command.revoked)
+
+    async def _told(self, channel: str) -> AsyncGenerator[bytes]:
+        """What is published, for ever."""
         while not cancellations():
             try:
-                async with self._watch.changes(self._keys.wake) as told:
+                async with self._watch.changes(channel) as told:
                     while True:
-                        await told.get()
-                        self._sleep.wake()
+                        yield await told.get()
             except (RedisError, OSError) as error:
                 logger.debug("not subscribed: %s", error)
                 await asyncio.sleep(PULSE)

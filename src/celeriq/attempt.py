@@ -75,6 +75,10 @@ class Engine(Protocol):
 
     async def settle(self, attempt: Attempt) -> None: ...
 
+    async def acquire(self, attempt: Attempt, kind: str, most: int) -> bool | None: ...
+
+    async def reserve(self, kind: str, seconds: float, before: int | None, late: float) -> tuple[float, int]: ...
+
     def is_revoked(self, call: Envelope) -> bool: ...
 
     def hooks_for(self, definition: Definition, options: Options) -> Hooks: ...
@@ -97,6 +101,8 @@ class Attempt:
     children: list[str] = field(default_factory=list[str])
     """Ids of the tasks that it has sent (CALL-12)."""
     outcome: Outcome | None = None
+    has_slot: bool = False
+    """Whether others of its kind wait until it has ended."""
     called_off: Outcome | None = None
     """How it ends when it is cancelled, if not because its worker stops."""
     stored: bytes = b""

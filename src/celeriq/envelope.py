@@ -53,6 +53,8 @@ class Envelope(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Seconds since 1970 after which it does not run any more (CALL-06)."""
     eta: float | None = None
     """Seconds since 1970 before which it does not run, as it was asked for (CALL-05)."""
+    reserved: int | None = None
+    """Microseconds since 1970 at which its rate lets it start."""
     options: dict[str, Any] = {}
     """What the call says of the task's options (CALL-02)."""
     signature: str = ""
@@ -124,7 +126,7 @@ def within(limit: int, encoded: bytes, what: str) -> bytes:
 
 def for_retry(envelope: Envelope, changes: Mapping[str, Any] | None = None, *, counted: bool = True) -> Envelope:
     """The same message for its next run: same id, one retry more (RETRY-01), all else as it was (RETRY-08)."""
-    again = replace(envelope, **(changes or {}))
+    again = replace(envelope, reserved=None, **(changes or {}))
     if not counted:
         return again
     labels = {**again.labels, RETRIES_LABEL: str(int(again.labels.get(RETRIES_LABEL, 0)) + 1)}

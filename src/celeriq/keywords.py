@@ -6,7 +6,7 @@ options of the middlewares.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -45,6 +45,10 @@ class TaskKeywords(PerCall, total=False):
     retry_jitter: bool
     retry_policies: Mapping[type[Exception], RetryPolicy]
     store_errors_even_if_ignored: bool
+    rate_limit: float | str | None
+    rate_limit_key: str | Callable[..., object] | None
+    concurrency_limit: int | None
+    concurrency_limit_key: str | Callable[..., object] | None
 
 
 class CallKeywords(PerCall, total=False):

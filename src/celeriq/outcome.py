@@ -48,6 +48,21 @@ class Postponed:
 
 
 @dataclass(frozen=True, slots=True)
+class Deferred:
+    """It may not begin yet, and runs later; nothing of it is told, and the slot that it has it keeps."""
+
+    delay: float
+    """Seconds until then."""
+    changes: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Fields of its envelope that are other ones then."""
+
+
+@dataclass(frozen=True, slots=True)
+class InLine:
+    """It has left its queue, and comes back when others have ended: there is nothing to settle."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ignored:
     """The task is over, and no state of it is stored (EXE-04)."""
 
@@ -64,7 +79,7 @@ class Released:
     """The worker stopped before the task ended: the message stays for another one."""
 
 
-Outcome = Succeeded | Failed | Retrying | Postponed | Ignored | Revoked | Released
+Outcome = Succeeded | Failed | Retrying | Postponed | Deferred | InLine | Ignored | Revoked | Released
 
 
 class NotFinishedError(NoResultError):

@@ -131,8 +131,9 @@ def test_the_manual_lists_every_key_in_redis() -> None:
     parked = keys.parked, keys.parked_as("TASK")
     workers = keys.beats, keys.leaving, keys.crashes, keys.sender("ID")
     revoked = keys.revoked, keys.revocations
+    limits = keys.slots, keys.running("KIND"), keys.line("KIND"), keys.rate("KIND")
     others = keys.record("ID"), keys.history
-    assert list(table("Key")) == [*queue, keys.queues, keys.paused, *parked, *revoked, *others, *workers]
+    assert list(table("Key")) == [*queue, keys.queues, keys.paused, *parked, *revoked, *limits, *others, *workers]
 
 
 def test_every_make_target_that_the_manual_names_exists() -> None:

@@ -17,11 +17,11 @@ from tests.workers import running
 
 
 def noting(broker: RedisBroker, runs: list[Any], **options: Any) -> Any:
-    @broker.task(name="note", **options)
     async def note(what: Any) -> None:
         runs.append(what)
 
-    return note
+    declare: Any = broker.task
+    return declare(name="note", **options)(note)
 
 
 async def test_the_highest_priority_runs_first_whatever_came_first(make_broker: MakeBroker) -> None:

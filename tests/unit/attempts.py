@@ -33,6 +33,12 @@ class Engine:
     async def settle(self, attempt: Attempt) -> None:
         raise NotImplementedError
 
+    async def acquire(self, attempt: Attempt, kind: str, most: int) -> bool | None:
+        raise NotImplementedError
+
+    async def reserve(self, kind: str, seconds: float, before: int | None, late: float) -> tuple[float, int]:
+        raise NotImplementedError
+
     def is_revoked(self, call: Envelope) -> bool:
         return False
 

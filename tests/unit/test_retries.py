@@ -291,6 +291,6 @@ async def nothing() -> None: ...
     ],
 )
 def test_options_that_contradict_each_other_are_refused_at_import(options: dict[str, Any], says: str) -> None:
-    broker = RedisBroker("redis://localhost:1")
+    declare: Any = RedisBroker("redis://localhost:1").task
     with pytest.raises(TaskDefinitionError, match=r"task 'mail.send': .*" + says):
-        broker.task(name="mail.send", **options)(nothing)
+        declare(name="mail.send", **options)(nothing)

@@ -10,12 +10,15 @@ from celeriq.middleware.limited_time import TimeLimits
 from celeriq.middleware.results import Results, TrackStarted
 from celeriq.middleware.retries import Retries
 from celeriq.middleware.revocation import Revocation
+from celeriq.middleware.shared_limits import ConcurrencyLimits, RateLimits
 
 __all__ = [
+    "ConcurrencyLimits",
     "EarlyEnds",
     "Expiry",
     "Handlers",
     "Middleware",
+    "RateLimits",
     "Results",
     "Retries",
     "Revocation",
@@ -27,6 +30,8 @@ __all__ = [
 STANDARD: tuple[type[Middleware], ...] = (
     Revocation,
     Expiry,
+    ConcurrencyLimits,
+    RateLimits,
     TrackStarted,
     Handlers,
     TimeLimits,

@@ -33,8 +33,8 @@ RETRY_KWARGS: Final = frozenset({"countdown", "max_retries"})
 def _are_policies(given: Any) -> bool:
     if not isinstance(given, Mapping):
         return False
-    policies: Mapping[Any, Any] = given
-    return are_exception_classes((*policies,)) and all(isinstance(one, RetryPolicy) for one in policies.values())
+    kinds, policies = tuple[Any, ...](given), tuple[Any, ...](given.values())  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
+    return are_exception_classes(kinds) and all(isinstance(policy, RetryPolicy) for policy in policies)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec.structs import replace
 from redis.exceptions import RedisError
 from taskiq.message import TaskiqMessage
 
@@ -18,7 +19,18 @@ from celeriq.attempt import Attempt, Delivery
 from celeriq.envelope import VERSION, Envelope, for_retry, postponed
 from celeriq.errors import EncodeError, NotRegistered, WorkerLostError
 from celeriq.middleware import Revocation
-from celeriq.outcome import Failed, Ignored, Outcome, Postponed, Released, Retrying, Revoked, Succeeded
+from celeriq.outcome import (
+    Deferred,
+    Failed,
+    Ignored,
+    InLine,
+    Outcome,
+    Postponed,
+    Released,
+    Retrying,
+    Revoked,
+    Succeeded,
+)
 from celeriq.redis.results import RedisResults
 from celeriq.redis.revocations import names_of
 from celeriq.redis.sending import Parcel
@@ -96,6 +108,10 @@ class Attempts:
         """End the attempt, once."""
         if attempt.settled or attempt.outcome is None or isinstance(attempt.outcome, Released):
             return
+        if isinstance(attempt.outcome, InLine):
+            self._broker.queues.forget(attempt.delivery)
+            attempt.settled = True
+            return
         asked_before, attempt.asked_to_settle = attempt.asked_to_settle, True
         if not asked_before:
             for settling in attempt.hooks.settling:
@@ -125,13 +141,16 @@ class Attempts:
             records=records,
             parcels=self._parcels_after(attempt, outcome),
             dead_because=dead_because,
-            history=self._history(attempt, outcome),
+            history=b"" if isinstance(outcome, Deferred) else self._history(attempt, outcome),
+            slot=attempt.envelope.id if attempt.has_slot and not isinstance(outcome, Deferred) else "-",
         )
 
     def _parcels_after(self, attempt: Attempt, outcome: Outcome) -> list[Parcel]:
         if isinstance(outcome, Retrying):
             again = for_retry(attempt.envelope, outcome.changes, counted=outcome.counted)
             return [self._again(attempt, again, outcome.delay, outcome.at, outcome.changes)]
+        if isinstance(outcome, Deferred):
+            return [self._again(attempt, replace(attempt.envelope, **outcome.changes), outcome.delay)]
         if isinstance(outcome, Postponed):
             again = postponed(attempt.envelope) if outcome.counted else attempt.envelope
             return [self._again(attempt, again, outcome.delay)]
@@ -207,7 +226,9 @@ class Attempts:
         history = record.encode(
             HistoryEntry(id=task_id, queue=delivery.queue, state="DEAD", error=record.describe(error))
         )
-        await self._settle(Ending(delivery, records=records, dead_because=str(error), history=history))
+        await self._settle(
+            Ending(delivery, records=records, dead_because=str(error), history=history, slot=task_id or "-")
+        )
 
     async def acknowledge(self, delivery: Delivery) -> None:
         """Called by Taskiq's receiver, and not only when a task has ended."""

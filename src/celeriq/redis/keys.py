@@ -79,6 +79,19 @@ class Keys:
         return f"{{{self.namespace}}}:control"
 
     @property
+    def slots(self) -> str:
+        return f"{{{self.namespace}}}:slots"
+
+    def running(self, kind: str) -> str:
+        return f"{{{self.namespace}}}:running:{kind}"
+
+    def line(self, kind: str) -> str:
+        return f"{{{self.namespace}}}:line:{kind}"
+
+    def rate(self, kind: str) -> str:
+        return f"{{{self.namespace}}}:rate:{kind}"
+
+    @property
     def wake(self) -> str:
         """A channel, not a key."""
         return f"{{{self.namespace}}}:wake"

@@ -45,7 +45,8 @@ class Revocations:
     async def refresh(self, number: int) -> None:
         """Read them anew, unless they are those of this number: how often they have changed."""
         if number != self._number:
-            members: Any = await self._client.zrange(self._keys.revoked, 0, -1)
+            client: Any = self._client  # not typed in redis-py
+            members = await client.zrange(self._keys.revoked, 0, -1)
             self._revoked = frozenset(member.decode() for member in members)
             self._number = number
 

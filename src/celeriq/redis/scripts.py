@@ -76,6 +76,8 @@ class Scripts:
         self.leave = Script(connections, SOURCES["leave"])
         self.park = Script(connections, SOURCES["park"])
         self.unpark = Script(connections, SOURCES["unpark"])
+        self.acquire = Script(connections, SOURCES["acquire"])
+        self.reserve = Script(connections, SOURCES["reserve"])
         self.revoke = Script(connections, SOURCES["revoke"])
         self.replay = Script(connections, SOURCES["replay"])
 

@@ -1,10 +1,12 @@
 -- Ends attempts, each once and whole: states and results, the next messages, the history, the acknowledgement.
 -- Lua is isolated but not transactional: checks first, then writes that memory can refuse, the acknowledgement last.
--- KEYS  1 crashes (hash)  2 history (stream)  3 wake (channel)  then for each attempt: its stream, its records, where
+-- KEYS  1 crashes (hash)  2 history (stream)  3 wake (channel)  4 who has a slot (hash: task id to kind), behind which
+--       those that run and the line of a kind are `running:` and `line:`  then for each attempt: its stream, its records, where
 --       its next messages go (streams, or sorted sets of delayed ones), the dead letters (stream) if it is one
 -- ARGV  1 group  2 consumer  3 milliseconds to keep a record  4 entries of history to keep  5 dead letters to keep
 --       6 milliseconds to keep them  then for each attempt: a line of entry id, whether it is fenced, numbers of
---       records and of next messages, whether it is dead and whether it has a history entry; records; for each next
+--       records and of next messages, whether it is dead, whether it has a history entry, and the task id if it may have
+--       a slot ('-' if not); records; for each next
 --       message when it is due ('' now, '+ms' from now, '@ms' since 1970) and the message (behind the digit of its priority step, if it is delayed);
 --       why it is dead, and message; history entry. In one line because each argument costs as much as a command.
 -- Answers for each attempt with 1, 0 if it is no longer this consumer's, or the text of an error.
@@ -12,16 +14,16 @@ local FINAL = '{"status":"SUCCESS"'
 local group, consumer = ARGV[1], ARGV[2]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local key, argument = 3, 6
+local key, argument = 4, 6
 local wake = false
 
 local function next_key() key = key + 1 return KEYS[key] end
 local function next_argument() argument = argument + 1 return ARGV[argument] end
 
 local function read_attempt()
-  local entry, fenced, records, messages, dead, history =
-    string.match(next_argument(), '^(%S+) (%d) (%d+) (%d+) (%d) (%d)$')
-  local attempt = {stream = next_key(), entry = entry, fenced = fenced == '1', records = {}, messages = {}}
+  local entry, fenced, records, messages, dead, history, slot =
+    string.match(next_argument(), '^(%S+) (%d) (%d+) (%d+) (%d) (%d) (.*)$')
+  local attempt = {stream = next_key(), entry = entry, fenced = fenced == '1', records = {}, messages = {}, slot = slot}
   for index = 1, tonumber(records) do attempt.records[index] = {next_key(), next_argument()} end
   for index = 1, tonumber(messages) do
     attempt.messages[index] = {next_key(), next_argument(), next_argument()}
@@ -57,6 +59,23 @@ local function bury(attempt)
   redis.call('XTRIM', attempt.dead, 'MINID', now - ARGV[6])
 end
 
+-- Whoever waits longest gets the slot, and goes back to its queue with it.
+local function release(task)
+  local kind = redis.call('HGET', KEYS[4], task)
+  if not kind then return end
+  local base = string.sub(KEYS[4], 1, -#'slots' - 1)
+  local running, line = base .. 'running:' .. kind, base .. 'line:' .. kind
+  local id, stream, message = string.match(redis.call('LINDEX', line, 0) or '', '^(%S+) (%S+) (.*)$')
+  if id then
+    redis.call('XADD', stream, '*', 'data', message)
+    redis.call('LPOP', line)
+    redis.call('SADD', running, id)
+    redis.call('HSET', KEYS[4], id, kind)
+  end
+  redis.call('SREM', running, task)
+  redis.call('HDEL', KEYS[4], task)
+end
+
 local function settle(attempt)
   local stream, entry = attempt.stream, attempt.entry
   -- The fence: a worker that was given up for dead must not settle what is no longer its own.
@@ -69,6 +88,7 @@ local function settle(attempt)
   if attempt.history then
     redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', 'data', attempt.history)
   end
+  if attempt.slot ~= '-' then release(attempt.slot) end
   redis.call('XACK', stream, group, entry)
   redis.call('XDEL', stream, entry)
   -- A suspect has ended, so that the next one may run.

@@ -46,6 +46,8 @@ class Ending(msgspec.Struct, frozen=True):
     """Its next run, or what follows it."""
     dead_because: str = ""
     history: bytes = b""
+    slot: str = "-"
+    """The task id, if it may have a slot that others wait for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ class Settlement:
 
     def _batch(self, endings: Sequence[Ending]) -> tuple[list[str], list[Any]]:
         keeping = self._keeping()
-        keys = [self._keys.crashes, self._keys.history, self._keys.wake]
+        keys = [self._keys.crashes, self._keys.history, self._keys.wake, self._keys.slots]
         arguments: list[Any] = [
             GROUP,
             endings[0].delivery.worker,
@@ -122,7 +124,7 @@ class Settlement:
         delivery, records, parcels = ending.delivery, ending.records if stores else (), ending.parcels
         numbers = (ending.fenced, len(records), len(parcels), bool(ending.dead_because), bool(ending.history))
         keys.append(delivery.stream)
-        arguments.append(b"%b %d %d %d %d %d" % (delivery.entry_id, *numbers))
+        arguments.append(b"%b %d %d %d %d %d %b" % (delivery.entry_id, *numbers, ending.slot.encode()))
         for task_id, stored in records:
             keys.append(self._keys.record(task_id))
             arguments.append(stored)

@@ -431,6 +431,26 @@ class RedisBroker(RedisStreamBroker):
             ids, headers, terminate=terminate, remember=mine.remember, keep_records=self._keeping().records
         )
 
+    async def acquire(self, attempt: Attempt, kind: str, most: int) -> bool | None:
+        """Whether an attempt may run beside at most `most - 1` others of its kind; None if it is not ours any more.
+
+        If not, its message waits in line, and comes back with a slot.
+        """
+        call, delivery, keys = attempt.envelope, attempt.delivery, self.keys
+        places = [delivery.stream, keys.slots, keys.running(kind), keys.line(kind), keys.crashes]
+        arguments = [GROUP, delivery.worker, delivery.entry_id, call.id, kind, most, bytes(delivery)]
+        answer = await persistently(lambda: self._scripts.acquire(keys=places, args=arguments))
+        return None if answer < 0 else bool(answer)
+
+    async def reserve(self, kind: str, seconds: float, before: int | None, late: float) -> tuple[float, int]:
+        """Seconds until what was reserved, and that moment in microseconds since 1970.
+
+        `seconds` lie between two starts of a kind; a moment that was reserved `before` holds for `late` seconds.
+        """
+        arguments = [round(seconds * 1e6), "" if before is None else before, round(late * 1e6)]
+        wait, moment = await persistently(lambda: self._scripts.reserve(keys=[self.keys.rate(kind)], args=arguments))
+        return int(wait) / 1e6, int(moment)
+
     def is_revoked(self, call: Envelope) -> bool:
         """Whether a call was called off, as far as this worker has been told."""
         return self.queues.revocations.covers(call)

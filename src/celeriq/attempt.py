@@ -98,6 +98,8 @@ class Attempt:
     options: Options = field(default_factory=Options)
     """What the task says, and over it the call."""
     hooks: Hooks = NO_HOOKS
+    announced: bool = False
+    """Whether anybody was told that it begins."""
     children: list[str] = field(default_factory=list[str])
     """Ids of the tasks that it has sent (CALL-12)."""
     outcome: Outcome | None = None

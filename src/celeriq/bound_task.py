@@ -99,19 +99,19 @@ class BoundTask:
 
     # -- what you may override, as `def` or `async def` -------------------------------------------------------------
 
-    def before_start(self, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    def before_start(self, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any], /) -> Any:
         """Before the body. What it raises fails the task, which is not retried automatically (EXE-07)."""
 
-    def on_success(self, retval: Any, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    def on_success(self, retval: Any, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any], /) -> Any:
         """The task has succeeded, and its result is stored (EXE-01)."""
 
     def on_failure(
-        self, exc: BaseException, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any], einfo: str
+        self, exc: BaseException, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any], einfo: str, /
     ) -> Any:
         """The task has failed, and its state is stored (EXE-02); `einfo` is the traceback."""
 
     def on_retry(
-        self, exc: BaseException | None, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any], einfo: str
+        self, exc: BaseException | None, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any], einfo: str, /
     ) -> Any:
         """The task will run again, and its message waits (EXE-03)."""
 
@@ -123,6 +123,7 @@ class BoundTask:
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
         einfo: str | None,
+        /,
     ) -> Any:
         """The task has succeeded or failed, after the handler for that; `retval` is its value or its exception."""
 

@@ -20,6 +20,7 @@ from taskiq.utils import maybe_awaitable
 from celeriq.attempt import Attempt
 from celeriq.envelope import VERSION, Envelope, chained, of_message
 from celeriq.errors import SendError
+from celeriq.hooks import SendingHooks
 from celeriq.keywords import CallKeywords
 from celeriq.options import Options
 from celeriq.result import AsyncResult
@@ -41,7 +42,7 @@ class Sends(Protocol):
 
     async def send(self, envelope: Envelope, *, at: float | None = None) -> None: ...
 
-    def stamp(self, envelope: Envelope, options: Options) -> None: ...
+    def sending_hooks(self) -> SendingHooks: ...
 
     async def send_many(self, envelopes: Sequence[Envelope]) -> list[Exception | None]: ...
 
@@ -57,7 +58,7 @@ class Kicker(AsyncKicker[P, R], Generic[P, R]):
         if not _takes_envelopes(type(self.broker)):
             return await super().kiq(*args, **kwargs)
         envelope = await self.envelope(args, kwargs)
-        await sending(self.broker).send(envelope)
+        await self.send(envelope)
         return await self.sent(envelope)
 
     async def envelope(
@@ -77,6 +78,13 @@ class Kicker(AsyncKicker[P, R], Generic[P, R]):
             envelope = self._envelope(args, kwargs)
         self._stamp(envelope, options or {})
         return envelope
+
+    async def send(self, envelope: Envelope, at: float | None = None) -> None:
+        """Send what `envelope` made of a call, or of several. Raises `SendError`."""
+        broker = sending(self.broker)
+        for publishing in broker.sending_hooks().publishing:
+            await publishing(envelope)
+        await broker.send(envelope, at=at)
 
     def _envelope(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Envelope:
         """Without a message of Taskiq's between, which would be validated and copied."""
@@ -100,12 +108,15 @@ class Kicker(AsyncKicker[P, R], Generic[P, R]):
             envelope.options = dict(given)
         if self.task_options is not None:
             options = self.task_options.changed_by_call(given) if given else self.task_options
-            sending(self.broker).stamp(envelope, options)
+            for stamp in sending(self.broker).sending_hooks().stamp:
+                stamp(envelope, options)
 
     async def sent(self, envelope: Envelope) -> AsyncResult[Any]:
         for middleware in reversed(self.broker.middlewares):
             if type(middleware).post_send is not TaskiqMiddleware.post_send:
                 await maybe_awaitable(middleware.post_send(envelope.message()))
+        for published in sending(self.broker).sending_hooks().published:
+            await published(envelope)
         sender = Attempt.current_or_none()
         if sender is not None:
             sender.children.append(envelope.id)
@@ -126,7 +137,11 @@ async def kiq_many(task: Task[Any, Any], calls: Iterable[Arguments]) -> list[Asy
         args, kwargs = _arguments(call)
         task.check_arguments(args, kwargs, number)
         envelopes.append(await kicker.envelope(args, kwargs))
-    outcomes = await sending(kicker.broker).send_many(envelopes)
+    broker = sending(kicker.broker)
+    for publishing in broker.sending_hooks().publishing:
+        for envelope in envelopes:
+            await publishing(envelope)
+    outcomes = await broker.send_many(envelopes)
     unsent = tuple(number for number, error in enumerate(outcomes) if error is not None)
     results = [await kicker.sent(sent) for number, sent in enumerate(envelopes) if outcomes[number] is None]
     if unsent:
@@ -310,7 +325,7 @@ class Signature(Generic[R]):
 
     async def send(self, envelope: Envelope) -> None:
         """Send what `envelope` made of it, at the moment that its options say."""
-        await sending(self.task.broker).send(envelope, at=self.options.at)
+        await self.kicker().send(envelope, self.options.at)
 
     async def envelope(self, *, fed: bool = False) -> Envelope:
         """The call as it is sent, links included; `fed`: a result will come in front of its arguments.

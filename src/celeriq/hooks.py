@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from taskiq.abc.middleware import TaskiqMiddleware
@@ -36,6 +37,12 @@ class Middleware(TaskiqMiddleware):
     def stamp(self, envelope: Envelope, options: Options) -> None:
         """Write into a message what is to be known where it runs; called where it is sent."""
 
+    async def publishing(self, envelope: Envelope) -> None:
+        """A call is about to be sent; its headers may still be changed."""
+
+    async def published(self, envelope: Envelope) -> None:
+        """It was sent."""
+
     async def before(self, attempt: Attempt) -> Outcome | None:
         """Before anything is opened for the body; an outcome ends the attempt here."""
 
@@ -52,16 +59,22 @@ class Middleware(TaskiqMiddleware):
     async def after(self, attempt: Attempt) -> None:
         """The attempt is settled. What this raises is logged, and changes nothing (EXE-08, EXE-09)."""
 
+    async def last(self, attempt: Attempt) -> None:
+        """The same, when everybody's `after` is over."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """The hooks that concern one task, in the order of the middlewares, around the body the first outermost."""
+    """The hooks that concern one task: before the body in the order of the middlewares, after it in the reverse one,
+    and around it the first is the outermost.
+    """
 
     before: tuple[Callable[[Attempt], Awaitable[Outcome | None]], ...] = ()
     around: tuple[Callable[[Attempt, Awaitable[Any]], Awaitable[Any]], ...] = ()
     decide: tuple[Callable[[Attempt, BaseException], Outcome | None], ...] = ()
     settling: tuple[Callable[[Attempt], None], ...] = ()
     after: tuple[Callable[[Attempt], Awaitable[None]], ...] = ()
+    """`after` of all, then `last` of all."""
 
 
 NO_HOOKS = Hooks()
@@ -71,16 +84,29 @@ def hooks_of(middlewares: Iterable[TaskiqMiddleware], options: Options) -> Hooks
     """What is to be called for a task with these options: hooks that nobody overrides are left out."""
     mine = [one for one in middlewares if isinstance(one, Middleware) and one.concerns(options)]
 
-    def named(name: str) -> tuple[Any, ...]:
-        return tuple(getattr(one, name) for one in mine if getattr(type(one), name) is not getattr(Middleware, name))
+    named = partial(_overridden, mine)
 
-    return Hooks(named("before"), named("around")[::-1], named("decide"), named("settling"), named("after"))
+    after = (*named("after")[::-1], *named("last")[::-1])
+    return Hooks(named("before"), named("around")[::-1], named("decide"), named("settling"), after)
 
 
-def stamps_of(middlewares: Iterable[TaskiqMiddleware]) -> list[Callable[[Envelope, Options], None]]:
-    """What is to be called where a message is sent."""
+@dataclass(frozen=True, slots=True)
+class SendingHooks:
+    """The hooks of a call that is sent."""
+
+    stamp: tuple[Callable[[Envelope, Options], None], ...] = ()
+    publishing: tuple[Callable[[Envelope], Awaitable[None]], ...] = ()
+    published: tuple[Callable[[Envelope], Awaitable[None]], ...] = ()
+
+
+def sending_hooks(middlewares: Iterable[TaskiqMiddleware]) -> SendingHooks:
     mine = [one for one in middlewares if isinstance(one, Middleware)]
-    return [one.stamp for one in mine if type(one).stamp is not Middleware.stamp]
+    return SendingHooks(_overridden(mine, "stamp"), _overridden(mine, "publishing"), _overridden(mine, "published"))
+
+
+def _overridden(middlewares: Iterable[Middleware], name: str) -> tuple[Any, ...]:
+    base = getattr(Middleware, name)
+    return tuple(getattr(one, name) for one in middlewares if getattr(type(one), name) is not base)
 
 
 def kinds_of(middlewares: Iterable[TaskiqMiddleware]) -> list[type[DeclaredOptions]]:

@@ -11,6 +11,7 @@ from celeriq.middleware.results import Results, TrackStarted
 from celeriq.middleware.retries import Retries
 from celeriq.middleware.revocation import Revocation
 from celeriq.middleware.shared_limits import ConcurrencyLimits, RateLimits
+from celeriq.middleware.told import Signals
 
 __all__ = [
     "ConcurrencyLimits",
@@ -22,6 +23,7 @@ __all__ = [
     "Results",
     "Retries",
     "Revocation",
+    "Signals",
     "TimeLimits",
     "TrackStarted",
     "standard",
@@ -32,6 +34,7 @@ STANDARD: tuple[type[Middleware], ...] = (
     Expiry,
     ConcurrencyLimits,
     RateLimits,
+    Signals,
     TrackStarted,
     Handlers,
     TimeLimits,

@@ -37,12 +37,19 @@ class Handlers(Middleware):
         match attempt.outcome:
             case Succeeded(value):
                 await _told(task.on_success, value, *call)
-                await _told(task.after_return, SUCCESS, value, *call, None)
             case Failed(error) if not isinstance(error, Reject):
                 await _told(task.on_failure, error, *call, _format(error))
-                await _told(task.after_return, FAILURE, error, *call, None)
             case Retrying(error):
                 await _told(task.on_retry, error, *call, "" if error is None else _format(error))
+            case _:
+                pass
+
+    async def last(self, attempt: Attempt) -> None:
+        match attempt.outcome:
+            case Succeeded(value):
+                await _told(_task(attempt).after_return, SUCCESS, value, *_call(attempt), None)
+            case Failed(error) if not isinstance(error, Reject):
+                await _told(_task(attempt).after_return, FAILURE, error, *_call(attempt), None)
             case _:
                 pass
 

@@ -19,13 +19,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from taskiq import AckableMessage, AsyncResultBackend, BrokerMessage, TaskiqMiddleware
 from taskiq_redis import RedisStreamBroker
 
-from celeriq import envelope
+from celeriq import envelope, signals
 from celeriq.attempt import Attempt, Delivery
 from celeriq.calling import Remote, Signature
 from celeriq.definition import Definition
 from celeriq.envelope import Envelope
 from celeriq.errors import SendError, SessionsMissingError, UnsupportedOptionError
-from celeriq.hooks import Hooks, hooks_of, kinds_of, readers, stamps_of
+from celeriq.hooks import Hooks, SendingHooks, hooks_of, kinds_of, readers, sending_hooks
 from celeriq.keywords import CallKeywords, TaskKeywords
 from celeriq.middleware import STANDARD, Middleware, Revocation, standard
 from celeriq.options import DeclaredOptions, Options, TaskOptions, names_of, read_options
@@ -279,7 +279,7 @@ class RedisBroker(RedisStreamBroker):
             else:
                 super().with_middlewares(middleware)
         self._hooks.clear()
-        self._stamps = stamps_of(self.middlewares)
+        self._sending_hooks = sending_hooks(self.middlewares)
         return self
 
     # -- life ------------------------------------------------------------------------------------------------------
@@ -296,6 +296,8 @@ class RedisBroker(RedisStreamBroker):
             raise
 
     async def _start_worker(self) -> None:
+        await signals.worker_process_init.send(self)
+        await signals.worker_init.send(self)
         self.threads = self.threads or ThreadPoolExecutor(thread_name_prefix="celeriq-task")
         self.worker = Worker(
             self.keys,
@@ -316,11 +318,14 @@ class RedisBroker(RedisStreamBroker):
         # What is loaded by now stays: the collector need not look at it again and again, which costs as much as a task.
         gc.collect()
         gc.freeze()
+        await signals.worker_ready.send(self)
 
     async def shutdown(self) -> None:
         if self.worker is not None:
             await self.worker.end(None if self.own_receiver else LAST_WORDS)
             self.worker = None
+            await signals.worker_process_shutdown.send(self)
+            await signals.worker_shutdown.send(self)
         if self.threads is not None:
             self.threads.shutdown(wait=False)
             self.threads = None
@@ -358,10 +363,9 @@ class RedisBroker(RedisStreamBroker):
         except SendError as error:
             raise SendError(reason=f"task {envelope.task!r} was not sent: {error.reason}") from error
 
-    def stamp(self, envelope: Envelope, options: Options) -> None:
-        """Let the middlewares write into a message what they want to know where it runs."""
-        for stamp in self._stamps:
-            stamp(envelope, options)
+    def sending_hooks(self) -> SendingHooks:
+        """What middlewares do to a call that is sent."""
+        return self._sending_hooks
 
     async def send_task(
         self,

@@ -21,6 +21,7 @@ from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
+from celeriq import signals
 from celeriq.redis.attempts import Attempts
 from celeriq.redis.connections import cancellations
 from celeriq.redis.keys import GROUP, Keys
@@ -91,6 +92,7 @@ class Worker:
             loop.call_later(grace, self._attempts.cancel_all)
 
     async def _say_so(self) -> None:
+        await signals.worker_shutting_down.send(self.name)
         with suppress(RedisError, OSError):
             await self._client.sadd(self._keys.leaving, self.name)
 

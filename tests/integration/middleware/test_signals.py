@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ WAIT = 20
 
 
 @contextmanager
-def hearing(*heard: Signal) -> Iterator[list[tuple[str, dict[str, Any]]]]:
+def hearing(*heard: Signal) -> Generator[list[tuple[str, dict[str, Any]]]]:
     """What is told by these signals, in order."""
     told: list[tuple[str, dict[str, Any]]] = []
 

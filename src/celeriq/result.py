@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -10,6 +11,7 @@ from typing import Any, Literal, Protocol, TypeVar, cast, overload, runtime_chec
 
 from taskiq.abc.broker import AsyncBroker
 from taskiq.abc.result_backend import AsyncResultBackend
+from taskiq.compat import parse_obj_as
 from taskiq.exceptions import TaskiqResultTimeoutError
 from taskiq.result import TaskiqResult
 from taskiq.task import AsyncTaskiqTask
@@ -21,6 +23,8 @@ from celeriq.record import Record
 from celeriq.states import EXCEPTION, FAILURE, PENDING, READY, REVOKED, SUCCESS
 
 R = TypeVar("R")
+
+logger = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -114,8 +118,9 @@ class AsyncResult(AsyncTaskiqTask[R]):
         *,
         disable_sync_subtasks: bool = True,
     ) -> R | BaseException:
-        """What the task returned, as soon as it has; raises what it raised, `TaskRevokedError` if it was called off,
-        and `ResultTimeoutError` after `timeout` seconds, None waits for ever (RES-01).
+        """What the task returned, of the type that it says, as soon as it has. Raises what it raised,
+        `TaskRevokedError` if it was called off, and `ResultTimeoutError` after `timeout` seconds, None waits for ever
+        (RES-01).
 
         With `propagate=False` an exception is returned in place of being raised (RES-02). Raises `RuntimeError` inside
         a task, which would hold its slot until others have ended (RES-04): send what follows as a chain, or say
@@ -133,7 +138,7 @@ class AsyncResult(AsyncTaskiqTask[R]):
             if propagate:
                 raise failed
             return failed
-        return cast("R", stored.result)
+        return self._converted(stored.result)
 
     async def wait_result(
         self,
@@ -213,6 +218,16 @@ class AsyncResult(AsyncTaskiqTask[R]):
         if not isinstance(self._broker, Revokes):
             raise TypeError("to revoke a task, its broker is needed: write AsyncResult(task_id, broker=broker)")
         await self._broker.revoke(self.task_id, terminate=terminate)
+
+    def _converted(self, value: Any) -> R:
+        """From JSON to what the task's annotation says it returns: a model, a dataclass, a UUID."""
+        if self.return_type is None:
+            return cast("R", value)
+        try:
+            return parse_obj_as(self.return_type, value)
+        except ValueError as error:
+            logger.warning("task %s returned what its annotation does not say: %s", self.task_id, error)
+            return cast("R", value)
 
     @property
     def _pushes(self) -> Pushes:

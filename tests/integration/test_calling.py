@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
-from typing import Any
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any, cast
+from uuid import UUID
 
 import pytest
+from pydantic import BaseModel
 
 from celeriq import (
     AsyncResult,
@@ -172,6 +176,40 @@ async def test_a_task_does_not_wait_for_another_unless_it_says_so(make_broker: M
         assert await (await waiting.delay("said")).get(timeout=WAIT) == 1
         with pytest.raises(RuntimeError, match=r"task 'waiting' waits .*: Never call result.get\(\) within a task!"):
             await (await waiting.delay("not at all")).get(timeout=WAIT)
+
+
+class Order(BaseModel):
+    id: UUID
+    due: datetime
+
+
+@dataclass
+class Receipt:
+    order: Order
+    total: Decimal
+
+
+async def test_models_go_in_and_come_out_as_annotated(make_broker: MakeBroker) -> None:
+    """DEF-11: what JSON cannot tell, the annotations do."""
+    broker = make_broker()
+    order = Order(id=UUID(int=5), due=datetime(2030, 1, 1, tzinfo=UTC))
+
+    @broker.task
+    async def pay(order: Order, total: Decimal, days: list[date]) -> Receipt:
+        assert isinstance(order, Order)
+        assert isinstance(total, Decimal)
+        assert days == [date(2030, 1, 1)]
+        return Receipt(order, total)
+
+    @broker.task
+    async def lie() -> int:
+        return cast("int", "text")
+
+    async with running(broker):
+        sent = await pay.delay(order, Decimal("1.50"), [date(2030, 1, 1)])
+        assert await sent.get(timeout=WAIT) == Receipt(order, Decimal("1.50"))
+        value: Any = await (await lie.delay()).get(timeout=WAIT)
+        assert value == "text"
 
 
 @pytest.mark.parametrize("option", sorted(WITHOUT_MEANING))

@@ -13,16 +13,45 @@ from broker.announcement import Announcement
 from broker.correlation import Correlation
 from broker.settings import BrokerSettings
 from celeriq import RedisBroker
+from celeriq.middleware import (
+    ConcurrencyLimits,
+    EarlyEnds,
+    Expiry,
+    Handlers,
+    RateLimits,
+    Results,
+    Retries,
+    Revocation,
+    Signals,
+    TimeLimits,
+    TrackStarted,
+)
 from db.engine import open_sessions
 
 settings = BrokerSettings()
 
-# The middlewares are an onion: the first in the list is entered first and left last.
-broker = (
-    RedisBroker(settings.url, namespace=settings.namespace, lease=settings.lease)
-    .with_sessions(open_sessions, settings.pool)
-    .with_middlewares(Correlation(), Announcement())
-)
+# The middlewares are an onion: the first in the list is entered first and left last. Each of celeriq's is one of
+# Celery's behaviours; without the list a broker has all of them.
+broker = RedisBroker(
+    settings.url,
+    namespace=settings.namespace,
+    lease=settings.lease,
+    middlewares=[
+        Correlation(),
+        Announcement(),
+        Revocation(),  # what was called off does not run, or is ended
+        Expiry(),  # nor what comes too late
+        ConcurrencyLimits(),  # so many at a time, over all workers
+        RateLimits(),  # so many in a second
+        Signals(),  # tell functions of yours
+        TrackStarted(),  # the state STARTED
+        Handlers(),  # on_success, on_failure and others of a task's base class
+        TimeLimits(),  # soft and hard
+        EarlyEnds(),  # Ignore and Reject
+        Retries(),  # self.retry(), autoretry_for, backoff
+        Results(),  # ignore_result
+    ],
+).with_sessions(open_sessions, settings.pool)
 
 # The one arrow that points back, by name only: workers resolve FastAPI's dependencies with the API's own application.
 taskiq_fastapi.init(broker, "api.main:app")

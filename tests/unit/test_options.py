@@ -15,8 +15,9 @@ from celeriq.hooks import kinds_of, readers
 from celeriq.keywords import CallKeywords, TaskKeywords
 from celeriq.middleware import STANDARD, standard
 from celeriq.middleware.expiry import ExpiryOptions
-from celeriq.middleware.results import ResultOptions, StartedOptions
+from celeriq.middleware.results import ResultOptions
 from celeriq.middleware.retries import RetryOptions
+from celeriq.middleware.track_started import StartedOptions
 from celeriq.options import DeclaredOptions, Options, TaskOptions, names_of
 from celeriq.options import read_options as read
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from celeriq.hooks import Middleware
+from celeriq.middleware.concurrency_limits import ConcurrencyLimits
 from celeriq.middleware.early_ends import EarlyEnds
 from celeriq.middleware.expiry import Expiry
 from celeriq.middleware.handlers import Handlers
-from celeriq.middleware.limited_time import TimeLimits
-from celeriq.middleware.results import Results, TrackStarted
+from celeriq.middleware.rate_limits import RateLimits
+from celeriq.middleware.results import Results
 from celeriq.middleware.retries import Retries
 from celeriq.middleware.revocation import Revocation
-from celeriq.middleware.shared_limits import ConcurrencyLimits, RateLimits
-from celeriq.middleware.told import Signals
+from celeriq.middleware.signals import Signals
+from celeriq.middleware.time_limits import TimeLimits
+from celeriq.middleware.track_started import TrackStarted
 
 __all__ = [
     "ConcurrencyLimits",

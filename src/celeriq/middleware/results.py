@@ -1,17 +1,13 @@
-"""Results: which states and results of a task are stored (ST-03, ST-14)."""
+"""Results: whether those of a task are stored at all (ST-14)."""
 
 from __future__ import annotations
 
-import os
-import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from celeriq.hooks import Middleware
 from celeriq.options import DeclaredOptions, Options, is_bool, option
-from celeriq.outcome import Failed, Outcome, Retrying
-from celeriq.record import Record
-from celeriq.states import STARTED
+from celeriq.outcome import Failed, Retrying
 
 if TYPE_CHECKING:
     from celeriq.attempt import Attempt
@@ -40,26 +36,3 @@ class Results(Middleware):
         told_anyway = attempt.options[ResultOptions].store_errors_even_if_ignored
         if not (told_anyway and isinstance(attempt.outcome, Failed | Retrying)):
             attempt.stored = b""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StartedOptions(DeclaredOptions):
-    """What `TrackStarted` reads."""
-
-    track_started: bool = option(False, is_bool, "it must be True or False")  # noqa: FBT003
-    """Store STARTED with process id and host name before the body (ST-03). Defaults to False."""
-
-
-class TrackStarted(Middleware):
-    """Tells that a task has begun."""
-
-    options = StartedOptions
-
-    def concerns(self, options: Options) -> bool:
-        ignored = ResultOptions in options and options[ResultOptions].ignore_result
-        return options[StartedOptions].track_started and not ignored
-
-    async def before(self, attempt: Attempt) -> Outcome | None:
-        where = {"pid": os.getpid(), "hostname": socket.gethostname()}
-        await attempt.engine.store(Record(status=STARTED, result=where, task_id=attempt.envelope.id), attempt)
-        return None

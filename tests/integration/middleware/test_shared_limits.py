@@ -9,7 +9,7 @@ import pytest
 
 from celeriq import AsyncResult, BoundTask, RedisBroker, TaskDefinitionError
 from celeriq.middleware import ConcurrencyLimits, RateLimits, standard
-from celeriq.middleware.shared_limits import LATE, per_second
+from celeriq.middleware.rate_limits import LATE, per_second
 from tests.integration.conftest import MakeBroker
 from tests.waiting import wait_for
 from tests.workers import running

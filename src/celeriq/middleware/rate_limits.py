@@ -1,0 +1,73 @@
+"""Rate limits: how many of a task start in a second, in all workers together (LIM-06, LIM-07)."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from celeriq.hooks import Middleware
+from celeriq.middleware.kinds import KEY, Key, check_key, is_key, kind_of
+from celeriq.options import DeclaredOptions, Options, option
+from celeriq.outcome import Deferred, Outcome
+
+if TYPE_CHECKING:
+    from celeriq.attempt import Attempt
+    from celeriq.definition import Definition
+
+LATE = 0.1
+"""Seconds that a task may start after the moment that was reserved for it; later it needs another one. In no second do
+more start than the rate says and those of so many seconds more."""
+
+_RATE = re.compile(r"^(\d+(?:\.\d+)?)(?:/([smh]))?$")
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def per_second(given: object) -> float | None:
+    """A rate in starts per second, from a number or from text like '10/s', '10/m' or '10/h'; None for what is none.
+
+    0 is no limit (LIM-06).
+    """
+    if isinstance(given, int | float) and not isinstance(given, bool):
+        return float(given) if 0 <= given < math.inf else None
+    found = _RATE.match(given) if isinstance(given, str) else None
+    return None if found is None else float(found[1]) / _UNITS[found[2] or "s"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateOptions(DeclaredOptions):
+    """What `RateLimits` reads."""
+
+    rate_limit: float | str | None = option(
+        None,
+        lambda given: given is None or per_second(given) is not None,
+        'it must be a number per second, or text: write "10/s", "10/m" or "10/h"',
+    )
+    """How many may start, evenly spaced, in all workers together (LIM-06). Defaults to no limit."""
+
+    rate_limit_key: Key | None = option(None, is_key, KEY)
+    """Those with the same key share the rate, as a text with the names of arguments, or a function of them.
+    Defaults to all calls of the task."""
+
+
+class RateLimits(Middleware):
+    """Reserves the next moment for a task once, and sends it there: it holds no slot while it waits."""
+
+    options = RateOptions
+
+    def concerns(self, options: Options) -> bool:
+        return bool(per_second(options[RateOptions].rate_limit))
+
+    def check(self, task: Definition) -> None:
+        check_key(
+            task, "rate_limit_key", task.options[RateOptions].rate_limit_key, task.options[RateOptions].rate_limit
+        )
+
+    async def before(self, attempt: Attempt) -> Outcome | None:
+        mine = attempt.options[RateOptions]
+        rate = per_second(mine.rate_limit)
+        assert rate
+        kind = kind_of(attempt, mine.rate_limit_key)
+        wait, moment = await attempt.engine.reserve(kind, 1 / rate, attempt.envelope.reserved, LATE)
+        return Deferred(wait, {"reserved": moment}) if wait > 0 else None

@@ -116,11 +116,13 @@ class Attempts:
         if not asked_before:
             for settling in attempt.hooks.settling:
                 settling(attempt)
-        if not await self._settle(self._ending_of(attempt, attempt.outcome)) and not asked_before:
+        ours = await self._settle(self._ending_of(attempt, attempt.outcome)) or asked_before
+        if not ours:
             name, task_id = attempt.message.task_name, attempt.message.task_id
             logger.warning("task %s[%s]: another worker has taken it over; nothing is written", name, task_id)
         attempt.settled = True
-        await _tell_all(attempt)
+        if ours:
+            await _tell_all(attempt)
 
     async def _settle(self, ending: Ending) -> bool:
         written = await self._broker.settlement.settle(ending)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from datetime import UTC, datetime, timedelta
@@ -19,6 +20,7 @@ from celeriq import (
     TaskRevokedError,
 )
 from celeriq.middleware import EarlyEnds, Expiry, Handlers, Results, TrackStarted, standard
+from celeriq.redis.keys import GROUP
 from tests.integration.conftest import MakeBroker
 from tests.waiting import wait_for
 from tests.workers import running
@@ -311,3 +313,26 @@ async def test_without_the_middlewares_exceptions_are_failures_and_handlers_are_
     async with running(broker):
         assert isinstance(await (await ignoring.delay()).get(timeout=WAIT, propagate=False), Ignore)
     assert ignoring.definition.instance.told == []
+
+
+async def test_who_has_lost_its_message_tells_no_handler(make_broker: MakeBroker) -> None:
+    """Nothing was stored: whoever has the message now tells what becomes of it."""
+    broker = make_broker()
+    given_away = asyncio.Event()
+
+    @broker.task(base=Telling)
+    async def slow() -> int:
+        await given_away.wait()
+        return 1
+
+    async with running(broker):
+        sent = await slow.delay()
+        await wait_for(lambda: broker.attempts.running)
+        [attempt] = broker.attempts.running.values()
+        delivery = attempt.delivery
+        await broker._client.xclaim(delivery.stream, GROUP, "another", 0, [delivery.entry_id])
+        given_away.set()
+        await wait_for(lambda: attempt.settled)
+        await wait_for(lambda: not broker.attempts.running)
+    assert [told[0] for told in slow.definition.instance.told] == ["before_start"]
+    assert await sent.state() == "PENDING"

@@ -24,6 +24,9 @@ prove: $(STAMP)  ## the proofs at full size, into docs/proofs.md (ONLY=engine pi
 bench: $(STAMP)  ## measure beside the peers, hours (SHORT=1: a quarter of an hour; ONLY=noop,crud picks)
 	$(BIN)/python -m benchmarks $(if $(SHORT),--short) $(if $(ONLY),--only "$(ONLY)")
 
+conformance: $(STAMP)  ## play the same scenarios on Celery 5.7 and on celeriq, and compare
+	$(BIN)/python -m tests.conformance
+
 check: $(STAMP)  ## format, lint, types, imports: changes nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -53,7 +56,7 @@ lock: $(STAMP)  ## pin the newest versions, with hashes and without addresses
 			--generate-hashes --no-header --annotation-style line -q -o benchmarks/requirements/$$name.txt || exit 1; done
 
 clean:  ## remove the environment and what the services stored
-	rm -rf .venv .venv-* .bench .services .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist
+	rm -rf .venv .venv-* .bench .conformance .services .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist
 
 $(STAMP): requirements/dev.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "celeriq needs Python 3.11 or newer; name one with PYTHON=")'
@@ -62,4 +65,4 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
-.PHONY: help demo test prove bench check format matrix manual lock clean
+.PHONY: help demo test prove bench conformance check format matrix manual lock clean

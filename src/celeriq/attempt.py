@@ -23,7 +23,7 @@ from celeriq.dependencies import OpenedDependencies
 from celeriq.envelope import RETRIES_LABEL, Envelope, next_steps, within
 from celeriq.errors import CeleriqError, WorkerLostError
 from celeriq.hooks import NO_HOOKS, Hooks
-from celeriq.options import Options
+from celeriq.options import NO_OPTIONS, Options
 from celeriq.outcome import (
     Failed,
     Ignored,
@@ -95,7 +95,7 @@ class Attempt:
     dependency_context: dict[Any, Any] = field(default_factory=dict[Any, Any])
     started: float = field(default_factory=monotonic)
     definition: Definition | None = None
-    options: Options = field(default_factory=Options)
+    options: Options = field(default_factory=lambda: NO_OPTIONS)
     """What the task says, and over it the call."""
     hooks: Hooks = NO_HOOKS
     announced: bool = False
@@ -178,7 +178,9 @@ class Attempt:
 
     async def _ask_whether_to_begin(self) -> None:
         for before in self.hooks.before:
-            outcome = await before(self)
+            outcome = before(self)
+            if outcome is not None and isinstance(outcome, Awaitable):
+                outcome = await outcome
             if outcome is not None:
                 self._end(outcome)
                 raise NotFinishedError

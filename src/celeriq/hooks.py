@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 
 class Middleware(TaskiqMiddleware):
-    """One of Celery's behaviours. What it does not override costs nothing."""
+    """One of Celery's behaviours. What it does not override costs nothing; `before`, `after` and `last` may be `def`
+    or `async def`.
+    """
 
     options: ClassVar[type[DeclaredOptions] | None] = None
     """The options that it reads; without the middleware they are unknown."""
@@ -43,7 +45,7 @@ class Middleware(TaskiqMiddleware):
     async def published(self, envelope: Envelope) -> None:
         """It was sent."""
 
-    async def before(self, attempt: Attempt) -> Outcome | None:
+    def before(self, attempt: Attempt) -> Awaitable[Outcome | None] | Outcome | None:
         """Before anything is opened for the body; an outcome ends the attempt here."""
 
     def around(self, attempt: Attempt, body: Awaitable[Any]) -> Awaitable[Any]:
@@ -56,10 +58,10 @@ class Middleware(TaskiqMiddleware):
     def settling(self, attempt: Attempt) -> None:
         """The outcome is known and encoded: what is stored may still be changed."""
 
-    async def after(self, attempt: Attempt) -> None:
+    def after(self, attempt: Attempt) -> Awaitable[None] | None:
         """The attempt is settled. What this raises is logged, and changes nothing (EXE-08, EXE-09)."""
 
-    async def last(self, attempt: Attempt) -> None:
+    def last(self, attempt: Attempt) -> Awaitable[None] | None:
         """The same, when everybody's `after` is over."""
 
 
@@ -69,11 +71,11 @@ class Hooks:
     and around it the first is the outermost.
     """
 
-    before: tuple[Callable[[Attempt], Awaitable[Outcome | None]], ...] = ()
+    before: tuple[Callable[[Attempt], Awaitable[Outcome | None] | Outcome | None], ...] = ()
     around: tuple[Callable[[Attempt, Awaitable[Any]], Awaitable[Any]], ...] = ()
     decide: tuple[Callable[[Attempt, BaseException], Outcome | None], ...] = ()
     settling: tuple[Callable[[Attempt], None], ...] = ()
-    after: tuple[Callable[[Attempt], Awaitable[None]], ...] = ()
+    after: tuple[Callable[[Attempt], Awaitable[None] | None], ...] = ()
     """`after` of all, then `last` of all."""
 
 

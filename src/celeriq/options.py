@@ -167,6 +167,9 @@ class Options:
         return {name: getattr(part, name) for kind, part in self._parts.items() for name in names_of(kind)}
 
 
+NO_OPTIONS = Options()
+
+
 def _changed(part: DeclaredOptions, given: Mapping[str, Any]) -> DeclaredOptions:
     mine = {name: value for name, value in given.items() if name in names_of(type(part))}
     return dataclasses.replace(part, **mine) if mine else part

@@ -51,6 +51,6 @@ class Expiry(Middleware):
             case seconds:
                 envelope.expires = self._now() + seconds
 
-    async def before(self, attempt: Attempt) -> Outcome | None:
+    def before(self, attempt: Attempt) -> Outcome | None:
         expires = attempt.envelope.expires
         return Revoked(TaskRevokedError("expired")) if expires is not None and expires <= self._now() else None

@@ -26,7 +26,7 @@ class Revocation(Middleware):
             raise UnsupportedOptionError(f"remember is {remember!r}; it must be seconds, more than 0")
         self.remember = remember
 
-    async def before(self, attempt: Attempt) -> Outcome | None:
+    def before(self, attempt: Attempt) -> Outcome | None:
         return Revoked(TaskRevokedError("revoked")) if attempt.engine.is_revoked(attempt.envelope) else None
 
     def terminate(self, attempt: Attempt) -> bool:

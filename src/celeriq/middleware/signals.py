@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
 from celeriq import signals
 from celeriq.hooks import Middleware
 from celeriq.outcome import Failed, Ignore, Ignored, Outcome, Postponed, Reject, Retry, Retrying, Revoked, Succeeded
 from celeriq.request import of_attempt
+from celeriq.signals import Signal
 from celeriq.states import FAILURE, IGNORED, REJECTED, RETRY, REVOKED, SUCCESS
 
 if TYPE_CHECKING:
@@ -27,36 +29,54 @@ class Signals(Middleware):
         if signals.after_task_publish:
             await signals.after_task_publish.send(envelope.task, **_published(envelope))
 
-    async def before(self, attempt: Attempt) -> Outcome | None:
+    def before(self, attempt: Attempt) -> Awaitable[None] | None:
         attempt.announced = True
-        if signals.task_prerun:
-            await signals.task_prerun.send(_task(attempt), task=_task(attempt), **_call(attempt))
-        return None
+        return self._tell_of_beginning(attempt) if signals.task_prerun else None
 
-    async def after(self, attempt: Attempt) -> None:
-        task = _task(attempt)
+    def after(self, attempt: Attempt) -> Awaitable[None] | None:
+        signal = _SIGNALS.get(type(attempt.outcome))
+        return self._tell_outcome(attempt, signal) if signal else None
+
+    def last(self, attempt: Attempt) -> Awaitable[None] | None:
+        return self._tell_of_end(attempt) if signals.task_postrun and attempt.announced else None
+
+    async def _tell_of_beginning(self, attempt: Attempt) -> None:
+        await signals.task_prerun.send(_task(attempt), task=_task(attempt), **_call(attempt))
+
+    async def _tell_outcome(self, attempt: Attempt, signal: Signal) -> None:
+        told: dict[str, Any] = {}
         match attempt.outcome:
-            case Succeeded(value) if signals.task_success:
-                await signals.task_success.send(task, result=value, runtime=attempt.runtime)
-            case Failed(error) if signals.task_failure:
-                call, trace = _call(attempt), error.__traceback__
-                await signals.task_failure.send(task, **call, exception=error, traceback=trace, einfo=_format(error))
-            case Retrying(error) if signals.task_retry:
-                await signals.task_retry.send(
-                    task, request=of_attempt(attempt), reason=Retry(exc=error), einfo=_format(error)
-                )
-            case Revoked(error) if signals.task_revoked:
-                request, why = of_attempt(attempt), str(error)
-                ended, late = why == "terminated", why == "expired"
-                await signals.task_revoked.send(task, request=request, terminated=ended, expired=late)
+            case Succeeded(value):
+                told = {"result": value, "runtime": attempt.runtime}
+            case Failed(error):
+                trace = error.__traceback__
+                told = {**_call(attempt), "exception": error, "traceback": trace, "einfo": _format(error)}
+            case Retrying(error):
+                told = {"request": of_attempt(attempt), "reason": Retry(exc=error), "einfo": _format(error)}
+            case Revoked(error):
+                why = str(error)
+                told = {
+                    "request": of_attempt(attempt),
+                    "terminated": why == "terminated",
+                    "expired": why == "expired",
+                }
             case _:
                 pass
+        await signal.send(_task(attempt), **told)
 
-    async def last(self, attempt: Attempt) -> None:
-        if attempt.announced and signals.task_postrun and (ended := _ended(attempt.outcome)):
+    async def _tell_of_end(self, attempt: Attempt) -> None:
+        if ended := _ended(attempt.outcome):
             state, value = ended
             call = _call(attempt)
             await signals.task_postrun.send(_task(attempt), task=_task(attempt), **call, retval=value, state=state)
+
+
+_SIGNALS: dict[type[Any], Signal] = {
+    Succeeded: signals.task_success,
+    Failed: signals.task_failure,
+    Retrying: signals.task_retry,
+    Revoked: signals.task_revoked,
+}
 
 
 def _ended(outcome: Outcome | None) -> tuple[str, Any] | None:

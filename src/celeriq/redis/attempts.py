@@ -306,7 +306,9 @@ class Attempts:
 async def _tell_all(attempt: Attempt) -> None:
     for after in attempt.hooks.after:
         try:
-            await after(attempt)
+            told = after(attempt)
+            if told is not None:
+                await told
         except Exception:
             logger.exception("a middleware raised after task %s; its outcome stays", attempt.envelope.task)
 

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from celeriq.backoff import RetryPolicy
     from celeriq.bound_task import BoundTask, CurrentTask
-    from celeriq.calling import Signature, chain
+    from celeriq.canvas import Signature, chain
     from celeriq.dependencies import injected
     from celeriq.errors import (
         CeleriqError,
         CommitTimeoutError,
+        DuplicateTaskNameWarning,
         EncodeError,
         MaxRetriesExceededError,
         NotRegistered,
         PayloadTooLargeError,
+        QueueNotFound,
         ResultTimeoutError,
         SendError,
         SessionsMissingError,
@@ -35,9 +37,10 @@ if TYPE_CHECKING:
     from celeriq.redis.results import RedisResults
     from celeriq.redis.streams import RedisBroker
     from celeriq.request import Request
-    from celeriq.result import AsyncResult, allow_join_result
+    from celeriq.result import AsyncResult, allow_join_result, result_from_tuple
     from celeriq.routing import Route
     from celeriq.session import PoolAdvice, TaskSession
+    from celeriq.shared import shared_task
 
 __all__ = [
     "AsyncResult",
@@ -47,12 +50,14 @@ __all__ = [
     "CurrentTask",
     "DeadLetter",
     "DeadLetters",
+    "DuplicateTaskNameWarning",
     "EncodeError",
     "Ignore",
     "MaxRetriesExceededError",
     "NotRegistered",
     "PayloadTooLargeError",
     "PoolAdvice",
+    "QueueNotFound",
     "Record",
     "RedisBroker",
     "RedisResults",
@@ -78,6 +83,8 @@ __all__ = [
     "allow_join_result",
     "chain",
     "injected",
+    "result_from_tuple",
+    "shared_task",
 ]
 
 _HOMES = {
@@ -85,6 +92,8 @@ _HOMES = {
     "BoundTask": "celeriq.bound_task",
     "CeleriqError": "celeriq.errors",
     "CommitTimeoutError": "celeriq.errors",
+    "DuplicateTaskNameWarning": "celeriq.errors",
+    "QueueNotFound": "celeriq.errors",
     "CurrentTask": "celeriq.bound_task",
     "DeadLetter": "celeriq.redis.dead_letters",
     "DeadLetters": "celeriq.redis.dead_letters",
@@ -105,7 +114,7 @@ _HOMES = {
     "Route": "celeriq.routing",
     "SendError": "celeriq.errors",
     "SessionsMissingError": "celeriq.errors",
-    "Signature": "celeriq.calling",
+    "Signature": "celeriq.canvas",
     "Snooze": "celeriq.outcome",
     "SoftTimeLimitExceeded": "celeriq.errors",
     "TaskDefinitionError": "celeriq.errors",
@@ -117,7 +126,9 @@ _HOMES = {
     "UnsupportedOptionError": "celeriq.errors",
     "WorkerLostError": "celeriq.errors",
     "allow_join_result": "celeriq.result",
-    "chain": "celeriq.calling",
+    "chain": "celeriq.canvas",
+    "result_from_tuple": "celeriq.result",
+    "shared_task": "celeriq.shared",
     "injected": "celeriq.dependencies",
 }
 

@@ -150,6 +150,8 @@ class Attempt:
         try:
             self._prepare(definition)
             await self._ask_whether_to_begin()
+            if (convert := definition.convert).is_needed:
+                args, kwargs = convert(args, kwargs)
             value = await self._perform(definition, args, kwargs)
         except asyncio.CancelledError:
             self._end_if_called_off()
@@ -161,7 +163,7 @@ class Attempt:
             self._end(Ignored())
             raise
         except BaseException as error:
-            outcome = self._after(error, definition, args, kwargs)
+            outcome = _storable(self._after(error, definition, args, kwargs))
             self._end(outcome)
             if not isinstance(outcome, Failed):
                 raise NotFinishedError from error
@@ -198,6 +200,9 @@ class Attempt:
     def _after(
         self, error: BaseException, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Outcome:
+        if isinstance(error, SystemExit | KeyboardInterrupt):
+            # It does not end the worker, in which others run (EXE-10).
+            return Failed(WorkerLostError(f"the task ended as if it were a program: {error!r}"))
         if isinstance(error, TypeError) and not self.acknowledged and not definition.accepts(args, kwargs):
             return after_misfit(error, self.envelope.postponed)
         for decide in self.hooks.decide:
@@ -257,6 +262,7 @@ class Attempt:
 
     def _encode(self, value: Any) -> None:
         """Before the commit: a value that cannot be stored fails the task while it can still be rolled back."""
+        record.refuse_what_is_lost(value)
         limit, name = self.engine.max_payload, self.message.task_name
         stored = record.encode(record.success(self.message.task_id, value, self.runtime, self.children))
         self.next_steps = [(step, envelope.encode(step, limit)) for step in next_steps(self.envelope, value)]
@@ -272,7 +278,8 @@ class Attempt:
             case Revoked(error):
                 self.stored = record.encode(record.revoked(task_id, error, self.runtime))
             case Retrying(error):
-                self.stored = record.encode(record.retry(task_id, error, self.runtime, self.children))
+                trace = outcome.asked or error
+                self.stored = record.encode(record.retry(task_id, error, self.runtime, self.children, trace))
             case _:
                 self.stored = b""
 
@@ -280,10 +287,27 @@ class Attempt:
         """Decide the outcome of an attempt that a middleware's hook ended before it began."""
         self._end(after_broken_hook(error, self.envelope.postponed, limit))
 
+    def fail_unbegun(self, definition: Definition, error: BaseException) -> None:
+        """Decide the outcome of an attempt that nobody can make any more."""
+        self._prepare(definition)
+        self.has_slot = True  # perhaps
+        self._end(Failed(error, dead_because=str(error)))
+
     @property
     def runtime(self) -> float:
         """Seconds since the message was read, to the microsecond."""
         return round(monotonic() - self.started, 6)
+
+
+def _storable(outcome: Outcome) -> Outcome:
+    """The outcome, or the failure of a retry with what cannot be sent (RETRY-11)."""
+    if isinstance(outcome, Retrying) and outcome.changes:
+        try:
+            record.encode(outcome.changes)
+            record.refuse_what_is_lost(outcome.changes)
+        except CeleriqError as refused:
+            return Failed(refused)
+    return outcome
 
 
 _current: ContextVar[Attempt | None] = ContextVar("celeriq_attempt", default=None)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 from taskiq_dependencies import Depends
 
-from celeriq import request
+from celeriq import record, request
 from celeriq.attempt import Attempt
 from celeriq.middleware import retries
 from celeriq.outcome import Retry
@@ -52,12 +52,18 @@ class BoundTask:
         """How often the task was retried before this attempt; 0 in the first."""
         return Attempt.current().retries
 
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """The task's function, for a `__call__` that stands around it (DEF-06); awaited if it is `async def`."""
+        function = self.definition.function
+        return function(self, *args, **kwargs) if self.definition.bound else function(*args, **kwargs)
+
     async def update_state(self, state: str, meta: Any = None, task_id: str | None = None) -> None:
         """Store `state` and `meta`, at once and outside of the transaction (ST-04).
 
-        What a part of the task tells after the task has ended is dropped.
+        What a part of the task tells after the task has ended is dropped. Raises `EncodeError` for what JSON lacks.
         """
         attempt = Attempt.current()
+        record.refuse_what_is_lost(meta)
         if attempt.outcome is not None:
             return
         if task_id is None or task_id == attempt.envelope.id:

@@ -23,6 +23,7 @@ class WorkerOptions:
     concurrency: int
     workers: int
     threads: int | None
+    max_tasks_per_child: int | None
     grace: float | None
     app_dir: str
     log_level: str
@@ -40,10 +41,10 @@ def main() -> int:
 
 
 def worker(options: WorkerOptions, arguments: Sequence[str]) -> int:
-    """Run tasks until SIGTERM or Ctrl-C: what runs is finished then, a second signal cancels it."""
+    """Run tasks until SIGTERM or Ctrl-C: what runs is finished then. Ctrl-C again, or SIGQUIT, cancels it."""
     logging.basicConfig(level=options.log_level, format="[%(asctime)s][%(levelname)-7s][%(name)s] %(message)s")
     command = [sys.executable, "-m", "celeriq.process", *arguments]
-    return Supervisor(command, options.workers).run()
+    return Supervisor(command, options.workers, has_grace=options.grace is not None).run()
 
 
 def read_worker_options(arguments: Sequence[str]) -> WorkerOptions:
@@ -64,6 +65,7 @@ def _add_worker_options(parser: argparse.ArgumentParser) -> None:
     add("-c", "--concurrency", type=_count, default=100, metavar="N", help="tasks at once in a process; default: 100")
     add("-w", "--workers", type=_count, default=1, metavar="N", help="processes; default: 1")
     add("--threads", type=_count, metavar="N", help="threads for `def` tasks in a process; default: Python's")
+    add("--max-tasks-per-child", type=_count, metavar="N", help="a process is replaced after N tasks; default: never")
     add("--grace", type=_seconds, metavar="SECONDS", help="how long a stop waits for tasks; default: until they end")
     add("--app-dir", default=".", metavar="FOLDER", help="where modules are looked for; default: here")
     add("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])

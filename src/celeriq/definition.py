@@ -9,10 +9,11 @@ from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 
+from celeriq.arguments import Conversion
 from celeriq.dependencies import GraphCache
 from celeriq.options import Options, TaskOptions
 
@@ -77,18 +78,28 @@ class Definition:
         required = sum(parameter.default is inspect.Parameter.empty for parameter in parameters)
         return range(required, len(parameters) + 1)
 
+    @cached_property
+    def convert(self) -> Conversion:
+        """What is made of its arguments."""
+        return Conversion(self.name, self.function, self.signature)
+
+    @cached_property
+    def body(self) -> Callable[..., Any]:
+        """What is called: the function, or what its base class puts around it as `__call__` (DEF-06)."""
+        if any("__call__" in vars(kind) for kind in self.bound_class.__mro__):
+            return cast("Callable[..., Any]", self.instance)
+        return partial(self.function, self.instance) if self.bound else self.function
+
     async def call(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the function: `async def` on the loop, `def` in one of the threads."""
-        if self.bound:
-            args = (self.instance, *args)
         if self.is_async:
-            return await self.function(*args, **kwargs)
+            return await self.body(*args, **kwargs)
         call = partial(copy_context().run, self._call_in_thread, *args, **kwargs)
         return await _to_its_end(asyncio.get_running_loop().run_in_executor(attempt.engine.threads, call))
 
     def _call_in_thread(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            return self.function(*args, **kwargs)
+            return self.body(*args, **kwargs)
         except StopIteration as error:
             # No future can hold it: before Python 3.12 whoever waits for the thread would wait for ever.
             raise RuntimeError("the task raised StopIteration") from error

@@ -37,8 +37,12 @@ class Envelope(msgspec.Struct, kw_only=True, omit_defaults=True):
     """As a later step it takes no value of the one before (CAN-02)."""
     link: list[Envelope] = []
     """Sent when this one has succeeded (CALL-16)."""
+    link_error: list[Envelope] = []
+    """Told when this one has failed (CALL-17)."""
     chain: list[Envelope] = []
     """What remains of its chain (CAN-03)."""
+    redelivered: bool = False
+    """Whether it came back to its queue once (ACK-10)."""
     postponed: int = 0
     """How often it could not even begin."""
     root: str = ""
@@ -49,6 +53,9 @@ class Envelope(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The caller's own (CALL-11)."""
     shadow: str = ""
     """Another name, for those who look at it (CALL-10)."""
+    argsrepr: str | None = None
+    """What is shown of `args` (SEC-07)."""
+    kwargsrepr: str | None = None
     expires: float | None = None
     """Seconds since 1970 after which it does not run any more (CALL-06)."""
     eta: float | None = None
@@ -112,7 +119,10 @@ def head(message: bytes) -> tuple[int, str]:
 
 def encode(envelope: Envelope, limit: int) -> bytes:
     """Raises `EncodeError` for arguments that JSON cannot hold, `PayloadTooLargeError` beyond `limit` bytes."""
-    return within(limit, record.encode(envelope), f"the message of task {envelope.task!r}")
+    encoded = record.encode(envelope)
+    if b"null" in encoded:
+        record.refuse_what_is_lost([envelope.args, envelope.kwargs])
+    return within(limit, encoded, f"the message of task {envelope.task!r}")
 
 
 def within(limit: int, encoded: bytes, what: str) -> bytes:
@@ -126,7 +136,7 @@ def within(limit: int, encoded: bytes, what: str) -> bytes:
 
 def for_retry(envelope: Envelope, changes: Mapping[str, Any] | None = None, *, counted: bool = True) -> Envelope:
     """The same message for its next run: same id, one retry more (RETRY-01), all else as it was (RETRY-08)."""
-    again = replace(envelope, reserved=None, **(changes or {}))
+    again = replace(envelope, **{"reserved": None, "redelivered": False, **(changes or {})})
     if not counted:
         return again
     labels = {**again.labels, RETRIES_LABEL: str(int(again.labels.get(RETRIES_LABEL, 0)) + 1)}

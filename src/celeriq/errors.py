@@ -6,6 +6,7 @@
     ├── EncodeError              a value that cannot be stored as JSON
     ├── PayloadTooLargeError     a message or result beyond the broker's limit
     ├── SendError                a task that could not be sent
+    ├── QueueNotFound            a call for a queue that nobody named, where no others may be made
     ├── CommitTimeoutError       a commit that did not end in time: nobody knows whether it happened
     ├── NotRegistered            the outcome of a task that no worker has registered for too long
     ├── WorkerLostError          the outcome of a task whose workers died again and again
@@ -16,6 +17,8 @@
     ├── ResultTimeoutError       a result did not come in time
     ├── SessionsMissingError     a session was asked for, but nobody said where sessions come from
     └── UnsupportedOptionError   an inherited broker option whose meaning would lose or double work
+
+    DuplicateTaskNameWarning     a warning: the second of two tasks of one name is none
 
 What a task raises to say how it ends, which is no error, lives in `celeriq.outcome`.
 """
@@ -62,12 +65,22 @@ class SendError(CeleriqError, SendTaskError):
     """Of many calls: the positions of those that were not sent."""
 
 
+class QueueNotFound(CeleriqError, KeyError):  # noqa: N818 - Celery's name
+    """The queue is none that this broker, a task or a route names, and `create_missing_queues` is False (RT-04)."""
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)
+
+
 class CommitTimeoutError(CeleriqError):
     """A commit did not end within `commit_timeout`: it was given up, and may or may not have happened."""
 
 
 class NotRegistered(CeleriqError, KeyError):  # noqa: N818 - Celery's name, which is stored and looked for
-    """A task of this name was asked for, and no worker registered it in time (ST-20)."""
+    """A task of this name, its one argument, was asked for, and no worker registered it in time (ST-20)."""
+
+    def __str__(self) -> str:
+        return f"unknown task {self.args[0]!r}: no worker registered it in time" if self.args else ""
 
 
 class WorkerLostError(CeleriqError):
@@ -102,3 +115,7 @@ class ResultTimeoutError(CeleriqError, TimeoutError):
 
 class SessionsMissingError(CeleriqError, RuntimeError):
     """A session was asked for before `with_sessions(...)` was called and the broker was started."""
+
+
+class DuplicateTaskNameWarning(UserWarning):
+    """Two functions were registered under one name; the first one stays (DEF-04)."""

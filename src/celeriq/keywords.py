@@ -1,7 +1,7 @@
 """What type checkers know of the options of tasks and calls; a test compares it with what is declared.
 
-The meaning of each is told where it is declared: `celeriq.options.TaskOptions`, `celeriq.calling.CallOptions` and the
-options of the middlewares.
+The meaning of each is told where it is declared: `celeriq.options.TaskOptions`, `celeriq.call_options.CallOptions` and
+the options of the middlewares.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 if TYPE_CHECKING:
     from celeriq.backoff import RetryPolicy
     from celeriq.bound_task import BoundTask
-    from celeriq.calling import Chain, Signature
+    from celeriq.canvas import Chain, Signature
 
 
 class PerCall(TypedDict, total=False):
@@ -31,7 +31,14 @@ class TaskKeywords(PerCall, total=False):
     queue: str | None
     priority: int | None
     base: type[BoundTask] | None
+    aliases: Sequence[str]
     acks_late: bool
+    acks_on_failure: bool
+    acks_on_timeout: bool
+    reject_on_worker_lost: bool
+    retry_on_worker_lost: bool
+    throws: tuple[type[BaseException], ...]
+    typing: bool
     schedule: Sequence[Mapping[str, Any]]
     labels: Mapping[str, Any]
     track_started: bool
@@ -60,7 +67,10 @@ class CallKeywords(PerCall, total=False):
     eta: datetime | None
     task_id: str | None
     link: Signature[Any] | Chain | Sequence[Signature[Any] | Chain]
+    link_error: Signature[Any] | Chain | Sequence[Signature[Any] | Chain]
     headers: Mapping[str, Any]
     shadow: str | None
+    argsrepr: str | None
+    kwargsrepr: str | None
     root_id: str | None
     parent_id: str | None

@@ -72,7 +72,19 @@ def is_mapping_of_names(given: Any) -> bool:
     return isinstance(given, Mapping) and all(isinstance(name, str) for name in cast("Mapping[object, Any]", given))
 
 
+def _are_exceptions(given: Any) -> bool:
+    return isinstance(given, tuple) and all(
+        isinstance(error, type) and issubclass(error, BaseException) for error in cast("tuple[object, ...]", given)
+    )
+
+
 EXCEPTIONS = "it must be a tuple of exception classes: write {}=(ConnectionError, TimeoutError)"
+
+
+def _are_names(given: object) -> bool:
+    return isinstance(given, list | tuple) and all(
+        isinstance(name, str) and name for name in cast("list[object]", given)
+    )
 
 
 def _is_queue(given: object) -> bool:
@@ -107,8 +119,18 @@ class TaskOptions(DeclaredOptions):
     )
     """A class derived from `BoundTask`, whose methods are told how the task ends (DEF-06). Defaults to none."""
 
+    aliases: Sequence[str] = option((), _are_names, 'it must be a list of names: write aliases=["old.name"]')
+    """Names that it had before: messages that bear one of them run it, too. Defaults to none."""
+
     acks_late: bool = option(True, is_bool, "it must be True or False")  # noqa: FBT003
     """Acknowledge after settlement (ACK-02). False acknowledges before the body: a crash loses the task (ACK-01)."""
+
+    throws: tuple[type[BaseException], ...] = option((), _are_exceptions, EXCEPTIONS.format("throws"))
+    """Exceptions that are expected: the task has failed all the same, and the log says so in one line of level INFO,
+    without a traceback, under `celeriq worker` (DEF-12). Defaults to none."""
+
+    typing: bool = option(True, is_bool, "it must be True or False")  # noqa: FBT003
+    """Whether arguments are compared with the function's where it is called (DEF-09). Defaults to True."""
 
     schedule: Sequence[Mapping[str, Any]] = option(
         (), _is_schedule, 'it must be a list of entries: write schedule=[{"cron": "0 3 * * *"}]'

@@ -35,6 +35,8 @@ class Retrying:
     """Fields of its envelope that are other ones then."""
     counted: bool = True
     """Whether it uses up a retry."""
+    asked: Retry | None = field(default=None, compare=False)
+    """What the task raised to say so."""
 
 
 @dataclass(frozen=True, slots=True)

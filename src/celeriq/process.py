@@ -17,10 +17,11 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
+from celeriq import signals
 from celeriq.cli import CANNOT_START, WorkerOptions, read_worker_options
 from celeriq.receiver import Receiver
 from celeriq.redis.streams import RedisBroker
-from celeriq.supervisor import CANCEL
+from celeriq.supervisor import CANCEL, REPLACE_ME
 
 logger = logging.getLogger(__name__)
 
@@ -31,14 +32,14 @@ class CannotStartError(Exception):
 
 def main() -> int:
     options = read_worker_options(sys.argv[1:])
-    logging.basicConfig(level=options.log_level, format="[%(asctime)s][%(levelname)-7s][%(name)s] %(message)s")
     # The supervisor tells us what Ctrl-C and the end of a terminal mean.
-    for number in (signal.SIGINT, signal.SIGHUP, CANCEL):
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, CANCEL):
         signal.signal(number, signal.SIG_IGN)
     if options.parent is not None:
         _stop_with_parent(options.parent)
     try:
         broker = load(options)
+        asyncio.run(set_up_log(options.log_level))
     except CannotStartError as error:
         print(f"celeriq worker cannot start: {error}", file=sys.stderr)  # noqa: T201
         return CANNOT_START
@@ -49,6 +50,17 @@ def main() -> int:
         # No traceback: it is tried again, and where it comes from is no secret.
         logger.error("cannot run without its servers: %s", error)  # noqa: TRY400
         return 1
+
+
+async def set_up_log(level: str) -> None:
+    """Write it to the standard error, unless somebody else has set it up (SIG-12)."""
+    told = {"loglevel": level, "logger": logging.getLogger()}
+    if signals.setup_logging:
+        await signals.setup_logging.send(None, **told)
+        return
+    logging.basicConfig(level=level, format="[%(asctime)s][%(levelname)-7s][%(name)s] %(message)s")
+    await signals.after_setup_logger.send(None, **told)
+    await signals.after_setup_task_logger.send(None, **told)
 
 
 def fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -98,12 +110,17 @@ async def serve(broker: RedisBroker, options: WorkerOptions) -> int:
     asyncio.get_running_loop().add_signal_handler(CANCEL, broker.cancel_attempts)
     with ThreadPoolExecutor(options.threads, thread_name_prefix="celeriq-task") as threads:
         broker.threads = threads
-        receiver = Receiver(broker, threads, max_async_tasks=options.concurrency)
+        receiver = Receiver(
+            broker,
+            threads,
+            max_async_tasks=options.concurrency,
+            max_tasks_to_execute=options.max_tasks_per_child,
+        )
         try:
             await receiver.listen(stop)
         finally:
             await broker.shutdown()
-    return 0
+    return 0 if stop.is_set() else REPLACE_ME
 
 
 def _stop_with_parent(parent: int) -> None:

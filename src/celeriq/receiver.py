@@ -23,12 +23,12 @@ from taskiq.decor import AsyncTaskiqDecoratedTask
 from taskiq.exceptions import NoResultError
 from taskiq.message import TaskiqMessage
 from taskiq.receiver import Receiver as StockReceiver
-from taskiq.receiver.params_parser import parse_params
 from taskiq.result import TaskiqResult
 from taskiq.state import TaskiqState
 from taskiq.utils import maybe_awaitable
 
 from celeriq.attempt import Attempt, Delivery
+from celeriq.options import TaskOptions
 from celeriq.outcome import Released
 from celeriq.redis.results import RedisResults
 from celeriq.redis.streams import RedisBroker
@@ -142,7 +142,10 @@ class Receiver(StockReceiver):
         if self._get_ack_time(message) is AcknowledgeType.WHEN_RECEIVED:
             await self._broker.attempts.acknowledge(delivery)
         attempt = Attempt.current()
+        logger.debug("task %s[%s] received", message.task_name, message.task_id)
         result = await self._run(task, message, attempt)
+        if result.error is None:
+            logger.debug("task %s[%s] succeeded in %g s", message.task_name, message.task_id, attempt.runtime)
         if result.error is not None:
             await self._tell(self._hooks.on_error, message, result, result.error)
         await self._tell(self._hooks.post_execute, message, result)
@@ -174,7 +177,6 @@ class Receiver(StockReceiver):
         value: Any = None
         raised: BaseException | None = None
         try:
-            self._convert(task, message)
             if not task.definition.needs_nothing(self._broker.dependency_overrides):
                 # A copy for each attempt, from which its dependencies are resolved.
                 self._broker.custom_dependency_context.update(
@@ -184,7 +186,9 @@ class Receiver(StockReceiver):
                 value = await attempt.run(task.definition, tuple(message.args), message.kwargs)
         except BaseException as error:
             raised = error
-            if not isinstance(error, NoResultError):
+            if isinstance(error, task.definition.options[TaskOptions].throws):
+                logger.info("task %s[%s] raised expected: %r", message.task_name, message.task_id, error)
+            elif not isinstance(error, NoResultError):
                 logger.exception("task %s[%s] failed", message.task_name, message.task_id)
         # A result is what hooks get; nobody validates it.
         return _Result.model_construct(
@@ -194,14 +198,6 @@ class Receiver(StockReceiver):
             labels=message.labels,
             error=raised,
         )
-
-    def _convert(self, task: Task[Any, Any], message: TaskiqMessage) -> None:
-        """Arguments to what the function's annotations say."""
-        name = message.task_name
-        if name not in self.known_tasks:
-            self._prepare_task(name, task.original_func)
-        if self.validate_params:
-            parse_params(self.task_signatures.get(name), self.task_hints.get(name) or {}, message)
 
     async def _settle(self, attempt: Attempt, result: TaskiqResult[Any]) -> None:
         attempt.end_from_outside(result.return_value, result.error)

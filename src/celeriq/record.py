@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import msgspec
+from msgspec.structs import replace
 from pydantic import BaseModel
 
 from celeriq.errors import EncodeError
@@ -36,6 +39,22 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=False):
     @property
     def failed(self) -> bool:
         return self.status in PROPAGATE
+
+
+class ExtendedRecord(Record, kw_only=True):
+    """With what is known of the call, for those who look at results alone (ST-06)."""
+
+    name: str | None = None
+    args: list[Any] | None = None
+    kwargs: dict[str, Any] | None = None
+    worker: str | None = None
+    retries: int | None = None
+    queue: str | None = None
+
+
+def extended(stored: bytes, **known: Any) -> bytes:
+    """`stored`, with the fields of `ExtendedRecord`."""
+    return encode(replace(_decoder.decode(stored), **known))
 
 
 def success(task_id: str, value: Any, runtime: float, children: Sequence[str] = ()) -> Record:
@@ -66,12 +85,19 @@ def revoked(task_id: str, error: BaseException, runtime: float) -> Record:
     return Record(status=REVOKED, result=encode_exception(error), date_done=_now(), task_id=task_id, runtime=runtime)
 
 
-def retry(task_id: str, error: BaseException | None, runtime: float, children: Sequence[str] = ()) -> Record:
-    """RETRY keeps the exception, if there is one, and its traceback, and is not done (RETRY-07)."""
+def retry(
+    task_id: str,
+    error: BaseException | None,
+    runtime: float,
+    children: Sequence[str] = (),
+    raised: BaseException | None = None,
+) -> Record:
+    """RETRY keeps the exception, if there is one, and is not done; `raised` bears the traceback (RETRY-07)."""
+    traced = error or raised
     return Record(
         status=RETRY,
         result=None if error is None else encode_exception(error),
-        traceback=None if error is None else _format(error),
+        traceback=None if traced is None else _format(traced),
         task_id=task_id,
         runtime=runtime,
         children=_children(children),
@@ -91,8 +117,34 @@ def encode(value: Any) -> bytes:
         raise EncodeError(f"cannot be stored as JSON: {error}; return plain data or a pydantic model") from error
 
 
-def decode(stored: bytes | str) -> Record:
+def decode(stored: bytes | str) -> ExtendedRecord:
     return _decoder.decode(stored)
+
+
+def refuse_what_is_lost(value: Any) -> None:
+    """Raise `EncodeError` for a NaN or an infinity anywhere in `value`: JSON has none, and null would be stored."""
+    if type(value) not in _WITHOUT_FLOATS and (lost := next(_not_finite(value), None)) is not None:
+        raise EncodeError(f"cannot be stored as JSON, which has no {lost}: give None or text in its place")
+
+
+def _not_finite(value: Any) -> Iterator[float]:
+    if isinstance(value, float) and not math.isfinite(value):
+        yield value
+    for each in _inside(value):
+        yield from _not_finite(each)
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, BaseModel):
+        return value.model_dump().values()
+    if isinstance(value, dict):
+        return cast("Iterable[Any]", value.values())
+    if isinstance(value, list | tuple | set | frozenset):
+        return cast("Iterable[Any]", value)
+    return (getattr(value, field.name) for field in fields(value)) if is_dataclass(value) else ()
+
+
+_WITHOUT_FLOATS = frozenset({type(None), bool, int, str, bytes})
 
 
 def encode_exception(error: BaseException) -> dict[str, Any]:
@@ -127,11 +179,13 @@ def _construct(kind: type[BaseException], arguments: list[Any]) -> BaseException
 def _encode_special(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
+    if hasattr(value, "__json__"):
+        return value.__json__()
     raise TypeError(f"objects of type {type(value).__qualname__}")
 
 
 _encoder = msgspec.json.Encoder(enc_hook=_encode_special)
-_decoder = msgspec.json.Decoder(Record)
+_decoder = msgspec.json.Decoder(ExtendedRecord)
 
 
 def _plain(value: Any) -> Any:

@@ -32,18 +32,33 @@ class Request:
     hostname: str = ""
     """The worker."""
     delivery_info: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """`routing_key`: the queue; `priority`; `redelivered`: whether a worker died with it before."""
+    """`routing_key`: the queue; `priority`; `redelivered`: whether it came back, from a worker that died or a run that
+    gave it back (ACK-10)."""
+    group: str | None = None
+    group_index: int | None = None
+    chord: Mapping[str, Any] | None = None
+    origin: str | None = None
+    """A message does not say which process has sent it."""
     headers: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The caller's own (CALL-11)."""
     shadow: str | None = None
+    argsrepr: str = "()"
+    """What may be shown of the arguments: their repr, or what the call says (SEC-07)."""
+    kwargsrepr: str = "{}"
     ignore_result: bool = False
     chain: tuple[Envelope, ...] = ()
     """The steps behind this one, the next one first."""
     callbacks: tuple[Envelope, ...] = ()
+    errbacks: tuple[Envelope, ...] = ()
     children: tuple[str, ...] = ()
     """Ids of the tasks that it has sent so far."""
     called_directly: bool = True
     is_eager: bool = False
+
+    @property
+    def name(self) -> str:
+        """The same as `task`."""
+        return self.task
 
     @property
     def correlation_id(self) -> str | None:
@@ -80,13 +95,16 @@ def of_attempt(attempt: Attempt) -> Request:
             "exchange": "",
             "routing_key": delivery.queue,
             "priority": delivery.priority,
-            "redelivered": delivery.crashes > 0,
+            "redelivered": call.redelivered or delivery.crashes > 0,
         },
         headers=call.headers,
         shadow=call.shadow or None,
+        argsrepr=repr(tuple(call.args)) if call.argsrepr is None else call.argsrepr,
+        kwargsrepr=repr(call.kwargs) if call.kwargsrepr is None else call.kwargsrepr,
         ignore_result=bool(said.get("ignore_result")),
         chain=tuple(call.chain),
         callbacks=tuple(call.link),
+        errbacks=tuple(call.link_error),
         children=tuple(attempt.children),
         called_directly=False,
     )

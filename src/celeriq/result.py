@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
@@ -23,6 +23,9 @@ from celeriq.record import Record
 from celeriq.states import EXCEPTION, FAILURE, PENDING, READY, REVOKED, SUCCESS
 
 R = TypeVar("R")
+
+AsTuple = tuple[tuple[str, Any], None]
+"""`((id, the same of its parent or None), None)`."""
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +64,8 @@ def allow_join_result() -> Generator[None]:
 class AsyncResult(AsyncTaskiqTask[R]):
     """The state and the result of a task, by its id: `AsyncResult(task_id, broker=broker)`, or what `delay()` returned.
 
-    It is Taskiq's handle, too, which waits without asking again and again (W37). Nothing is kept in it: each call asks.
+    It is Taskiq's handle, too, which waits without asking again and again (W37). It asks at each call, until the task
+    has ended: what is stored then it keeps (RES-05).
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class AsyncResult(AsyncTaskiqTask[R]):
         self.ignored = ignored
         """Whether the task was sent with `ignore_result`: nothing is stored then, and nothing waited for (CALL-14)."""
         self._broker = broker
+        self._ended: Record | None = None
 
     @property
     def id(self) -> str:
@@ -99,6 +104,7 @@ class AsyncResult(AsyncTaskiqTask[R]):
         timeout: float | None = ...,  # noqa: ASYNC109 - as callers know it
         propagate: Literal[True] = ...,
         *,
+        follow_parents: bool = ...,
         disable_sync_subtasks: bool = ...,
     ) -> R: ...
 
@@ -108,6 +114,7 @@ class AsyncResult(AsyncTaskiqTask[R]):
         timeout: float | None = ...,  # noqa: ASYNC109 - as callers know it
         *,
         propagate: bool,
+        follow_parents: bool = ...,
         disable_sync_subtasks: bool = ...,
     ) -> R | BaseException: ...
 
@@ -116,6 +123,7 @@ class AsyncResult(AsyncTaskiqTask[R]):
         timeout: float | None = None,  # noqa: ASYNC109 - as callers know it
         propagate: bool = True,  # noqa: FBT001, FBT002 - as in Celery
         *,
+        follow_parents: bool = True,  # noqa: ARG002
         disable_sync_subtasks: bool = True,
     ) -> R | BaseException:
         """What the task returned, of the type that it says, as soon as it has. Raises what it raised,
@@ -124,13 +132,14 @@ class AsyncResult(AsyncTaskiqTask[R]):
 
         With `propagate=False` an exception is returned in place of being raised (RES-02). Raises `RuntimeError` inside
         a task, which would hold its slot until others have ended (RES-04): send what follows as a chain, or say
-        `disable_sync_subtasks=False`.
+        `disable_sync_subtasks=False`. `follow_parents` changes nothing: the steps behind a failed one fail with it, at
+        the same moment and with its exception (RES-03).
         """
         _assert_may_wait(self.task_id, allowed=not disable_sync_subtasks)
         if self.ignored:
             return cast("R", None)
         try:
-            stored = await self._pushes.wait(self.task_id, timeout)
+            stored = self._ended = self._ended or await self._pushes.wait(self.task_id, timeout)
         except TimeoutError as error:
             raise ResultTimeoutError(f"task {self.task_id} has not ended within {timeout:g} s") from error
         if stored.failed:
@@ -161,12 +170,23 @@ class AsyncResult(AsyncTaskiqTask[R]):
     # -- looking ---------------------------------------------------------------------------------------------------
 
     async def snapshot(self) -> Record:
-        """All that is stored, at one moment; PENDING if nothing is (ST-02)."""
-        return await self._pushes.find(self.task_id) or Record(status=PENDING, task_id=self.task_id)
+        """All that is stored, at one moment; PENDING if nothing is (ST-02).
+
+        With `Results(extended=True)` it is an `ExtendedRecord`, which knows the call, too (ST-06).
+        """
+        return await self._find() or Record(status=PENDING, task_id=self.task_id)
+
+    async def _find(self) -> Record | None:
+        if self._ended is not None:
+            return self._ended
+        found = await self._pushes.find(self.task_id)
+        if found is not None and found.ready:
+            self._ended = found
+        return found
 
     async def exists(self) -> bool:
         """Whether anything is stored; a task that waits for its first run has nothing (ST-02)."""
-        return await self._pushes.find(self.task_id) is not None
+        return await self._find() is not None
 
     async def state(self) -> str:
         """One of `celeriq.states`, or your own."""
@@ -205,10 +225,15 @@ class AsyncResult(AsyncTaskiqTask[R]):
         stored = await self.snapshot()
         return [AsyncResult(child[0][0], self.result_backend, broker=self._broker) for child in stored.children]
 
+    def as_tuple(self) -> AsTuple:
+        """Its id and that of the steps before it, as plain data: see `result_from_tuple` (RES-09)."""
+        return (self.task_id, None if self.parent is None else self.parent.as_tuple()), None
+
     # -- changing --------------------------------------------------------------------------------------------------
 
     async def forget(self) -> None:
         """Delete what is stored, of the steps before it in a chain, too: it is PENDING then (ST-21)."""
+        self._ended = None
         await self._pushes.forget(self.task_id)
         if self.parent is not None:
             await self.parent.forget()
@@ -234,6 +259,13 @@ class AsyncResult(AsyncTaskiqTask[R]):
         if not isinstance(self.result_backend, Pushes):
             raise TypeError(f"{type(self.result_backend).__name__} keeps no states: wait_result() is what it can do")
         return self.result_backend
+
+
+def result_from_tuple(told: Sequence[Any], broker: AsyncBroker) -> AsyncResult[Any]:
+    """The handle of which `as_tuple` has told, from wherever that was kept (RES-09)."""
+    (task_id, parent), _ = told
+    before = None if parent is None else result_from_tuple(parent, broker)
+    return AsyncResult(task_id, broker=broker, parent=before)
 
 
 def _exception(stored: Record) -> BaseException:

@@ -67,9 +67,12 @@ class Signal:
 
 
 before_task_publish = Signal("before_task_publish")
-"""A call is about to be sent, told to who calls: `task_id`, `body` (args, kwargs), `headers`, which may be changed."""
+"""A call is about to be sent, told where it is sent (SIG-01): `body` (args, kwargs, {}), `headers`, to which you may
+add, `exchange`, always "", `routing_key`: the queue, `properties`."""
 after_task_publish = Signal("after_task_publish")
 """It was sent: the same."""
+task_received = Signal("task_received")
+"""A worker has taken a task, and begins it at once: `request`. The sender is the worker."""
 task_prerun = Signal("task_prerun")
 """The body is about to run: `task_id`, `task`, `args`, `kwargs`."""
 task_postrun = Signal("task_postrun")
@@ -81,14 +84,24 @@ task_failure = Signal("task_failure")
 task_retry = Signal("task_retry")
 """`request`, `reason`: the exception, `einfo`."""
 task_revoked = Signal("task_revoked")
-"""`request`, `terminated`, `expired`."""
+"""`request`, `terminated`, `expired`, `signum`: always None."""
+task_unknown = Signal("task_unknown")
+"""A worker has a message of a task that it does not know, and sets it aside: `message`, `name`, `id`, `exc`."""
+task_rejected = Signal("task_rejected")
+"""A worker has what is no message of celeriq's, and makes a dead letter of it: `message`, `exc`."""
+setup_logging = Signal("setup_logging")
+"""`celeriq worker` sets up its log, unless somebody receives this and does so: `loglevel`, `logger`."""
+after_setup_logger = Signal("after_setup_logger")
+"""It has: the same."""
+after_setup_task_logger = Signal("after_setup_task_logger")
+"""The log of the tasks is the same one, so this comes at the same time."""
 worker_init = Signal("worker_init")
 """A worker process begins; each is a worker here, so `worker_process_init` is told at the same time."""
 worker_process_init = Signal("worker_process_init")
 worker_ready = Signal("worker_ready")
 """It takes messages from now on."""
 worker_shutting_down = Signal("worker_shutting_down")
-"""It was told to stop."""
+"""It was told to stop: `sig`, `how`, `exitcode`."""
 worker_process_shutdown = Signal("worker_process_shutdown")
 """Its tasks have ended."""
 worker_shutdown = Signal("worker_shutdown")

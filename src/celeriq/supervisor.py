@@ -16,6 +16,8 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 CANNOT_START = 78
+REPLACE_ME = 79
+"""A process has run as many tasks as it may (SHUT-07)."""
 """Exit code of a worker whose application cannot be run as it is (EX_CONFIG of sysexits.h)."""
 
 STEADY = 60.0
@@ -27,7 +29,7 @@ CANCEL = signal.SIGUSR1
 sends that to all of them at once."""
 
 STOP = (signal.SIGTERM, CANCEL, signal.SIGKILL)
-"""What the first, the second and the third signal become."""
+"""What the first, the second and the third Ctrl-C become."""
 
 
 @dataclass(slots=True)
@@ -44,12 +46,14 @@ class Child:
 class Supervisor:
     """Keeps `count` processes of one command running until it is told to stop.
 
+    `has_grace`: whether what runs gets a limited time when it stops, so that SIGQUIT need not cancel it (SHUT-03).
     A process that ends early is started again at growing intervals; one that cannot start ends everything.
     """
 
-    def __init__(self, command: Sequence[str], count: int) -> None:
+    def __init__(self, command: Sequence[str], count: int, *, has_grace: bool = False) -> None:
         self._command = list(command)
         self._children = [Child() for _ in range(count)]
+        self._has_grace = has_grace
         self._signals = 0
         self._exit_code = 0
         # Written to by signals, so that a wait ends; an Event's lock might be held by the very thread they interrupt.
@@ -61,7 +65,7 @@ class Supervisor:
         self._parent, self._alive = os.pipe()
 
     def run(self) -> int:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGCHLD, self._on_end)
         logger.info("starting %d worker processes", len(self._children))
@@ -71,8 +75,12 @@ class Supervisor:
             self._wait()
         return self._stop()
 
-    def _on_signal(self, *_: Any) -> None:
-        self._signals += 1
+    def _on_signal(self, number: int, *_: Any) -> None:
+        """Ctrl-C each time says more; SIGTERM says the same however often it comes (SHUT-01, SHUT-02)."""
+        if number == signal.SIGINT:
+            self._signals += 1
+        else:
+            self._signals = max(self._signals, 2 if number == signal.SIGQUIT and not self._has_grace else 1)
 
     def _on_end(self, *_: Any) -> None:
         """A handler there must be, or nothing wakes the wait."""
@@ -99,6 +107,8 @@ class Supervisor:
         if code == CANNOT_START:
             self._exit_code = code
             self._signals += 1
+            return
+        if code == REPLACE_ME:
             return
         child.failures = 0 if monotonic() - child.started > STEADY else child.failures + 1
         pause = min(2.0 ** (child.failures - 1), LONGEST_PAUSE) if child.failures else 0.0

@@ -13,7 +13,8 @@ from taskiq.decor import AsyncTaskiqDecoratedTask
 
 from celeriq.attempt import Attempt
 from celeriq.bound_task import BoundTask
-from celeriq.calling import Arguments, Kicker, Signature, kiq_many
+from celeriq.calling import Arguments, Kicker, kiq_many
+from celeriq.canvas import Signature
 from celeriq.definition import Definition
 from celeriq.dependencies import GraphCache, depends_on
 from celeriq.errors import TaskDefinitionError
@@ -47,10 +48,7 @@ class Task(AsyncTaskiqDecoratedTask[P, R], Generic[P, R]):
         super().__init__(broker, task_name, in_attempt(self.definition), labels, return_type)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        definition = self.definition
-        if definition.bound:
-            return cast("R", definition.function(definition.instance, *args, **kwargs))
-        return cast("R", definition.function(*args, **kwargs))
+        return cast("R", self.definition.body(*args, **kwargs))
 
     def __repr__(self) -> str:
         return f"<Task {self.task_name!r}>"
@@ -128,7 +126,7 @@ class Task(AsyncTaskiqDecoratedTask[P, R], Generic[P, R]):
     async def apply_async(
         self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[CallKeywords]
     ) -> Any:
-        """Send a call with options: see `celeriq.calling.CallOptions` (CALL-02).
+        """Send a call with options: see `celeriq.call_options.CallOptions` (CALL-02).
 
         Raises `TypeError` for arguments that do not fit the task and for unknown options, and what `kiq` raises.
         """
@@ -157,7 +155,7 @@ class Task(AsyncTaskiqDecoratedTask[P, R], Generic[P, R]):
     def check_arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any], number: int | None = None) -> None:
         """Raise `TypeError` for arguments that do not fit this task (DEF-09); `number`: which of many calls it is."""
         definition = self.definition
-        if not kwargs and len(args) in definition.plain_counts:
+        if (not kwargs and len(args) in definition.plain_counts) or not definition.options[TaskOptions].typing:
             return
         try:
             definition.signature.bind(*args, **kwargs)
@@ -172,6 +170,13 @@ def check(task: Definition) -> None:
     if not issubclass(task.bound_class, BoundTask):
         raise TaskDefinitionError(
             f"task {task.name!r}: base={task.bound_class.__name__} must be derived from celeriq.BoundTask"
+        )
+    around = next((vars(kind)["__call__"] for kind in task.bound_class.__mro__ if "__call__" in vars(kind)), None)
+    if around is not None and inspect.iscoroutinefunction(around) is not task.is_async:
+        word = "async def" if task.is_async else "def"
+        raise TaskDefinitionError(
+            f"task {task.name!r}: {task.bound_class.__name__}.__call__ stands around its body, which is `{word}`: "
+            f"write `{word} __call__`, and call self.run(...) in it"
         )
     if task.bound and not inspect.signature(function).parameters:
         raise TaskDefinitionError(

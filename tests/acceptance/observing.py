@@ -21,11 +21,7 @@ TABLES = (
 
 
 async def send(sender: RedisBroker, task: str, *args: Any) -> str:
-    @sender.task(name=task)
-    async def named(*_: object) -> None: ...
-
-    sent = await sender.find_task(task).kicker().kiq(*args)  # type: ignore[union-attr]
-    return sent.task_id
+    return (await sender.send_task(task, args)).id
 
 
 async def started(database_url: str) -> Counter[str]:

@@ -24,7 +24,16 @@ ENGINE = ("celeriq", "worker", "tests.engine:broker")
 async def test_help_names_every_option(start: Start) -> None:
     helped = start(("celeriq", "worker", "--help"))
     assert await wait_for(lambda: not helped.running)
-    for option in ("--queues", "--concurrency", "--workers", "--threads", "--grace", "--app-dir", "--log-level"):
+    for option in (
+        "--queues",
+        "--concurrency",
+        "--workers",
+        "--threads",
+        "--max-tasks-per-child",
+        "--grace",
+        "--app-dir",
+        "--log-level",
+    ):
         assert option in helped.output()
 
 
@@ -115,11 +124,29 @@ async def test_a_child_that_dies_is_replaced_and_the_others_go_on(
     assert worker.stop() == 0
 
 
+async def test_a_process_is_replaced_after_so_many_tasks(sender: RedisBroker, start: Start, database_url: str) -> None:
+    """SHUT-07."""
+    worker = start((*ENGINE, "--max-tasks-per-child", "2"))
+    for name in "abcde":
+        await send(sender, "run", name)
+    await wait_for(lambda: _all_of(database_url, 5), within=60)
+    assert await finished(database_url) == dict.fromkeys("abcde", 1)
+    assert worker.output().count("Listening started") == 3
+    assert "ended with code" not in worker.output()
+    assert worker.stop() == 0
+
+
+async def _all_of(database_url: str, count: int) -> bool:
+    return len(await finished(database_url)) == count
+
+
 async def test_a_stop_lets_tasks_end(sender: RedisBroker, start: Start, database_url: str) -> None:
-    """SHUT-01."""
+    """SHUT-01: however often SIGTERM comes."""
     worker = start(ENGINE)
     await send(sender, "run", "a", 1.5)
     await wait_for(lambda: started(database_url), within=60)
+    os.kill(worker.pid, signal.SIGTERM)
+    await wait_for(lambda: "Waiting for 1 running tasks" in worker.output())
     assert worker.stop() == 0
     assert await finished(database_url) == {"a": 1}
 
@@ -137,7 +164,7 @@ async def test_a_stop_of_the_whole_group_lets_tasks_end_as_well(
     assert await finished(database_url) == {"a": 1}
 
 
-@pytest.mark.parametrize("grace", ["after the grace period", "at the second signal"])
+@pytest.mark.parametrize("grace", ["after the grace period", "at SIGQUIT", "at a second Ctrl-C"])
 async def test_a_stop_that_will_not_wait_hands_tasks_back(
     sender: RedisBroker, start: Start, redis: Redis, namespace: str, database_url: str, grace: str
 ) -> None:
@@ -145,10 +172,15 @@ async def test_a_stop_that_will_not_wait_hands_tasks_back(
     worker = start((*ENGINE, "--grace", "0.3") if grace == "after the grace period" else ENGINE)
     await send(sender, "run", "a", 3600)
     await wait_for(lambda: started(database_url), within=60)
-    os.kill(worker.pid, signal.SIGTERM)
-    if grace == "at the second signal":
+    first, second = {
+        "after the grace period": (signal.SIGQUIT, None),
+        "at SIGQUIT": (signal.SIGTERM, signal.SIGQUIT),
+        "at a second Ctrl-C": (signal.SIGINT, signal.SIGINT),
+    }[grace]
+    os.kill(worker.pid, first)
+    if second is not None:
         await wait_for(lambda: "Waiting for 1 running tasks" in worker.output())
-        os.kill(worker.pid, signal.SIGTERM)
+        os.kill(worker.pid, second)
     await wait_for(lambda: not worker.running)
     assert worker.stop() == 0
     assert not await redis.exists(Keys(namespace).crashes, Keys(namespace).leaving)
@@ -218,3 +250,25 @@ async def test_a_loop_that_is_blocked_for_too_long_ends_its_process(
     await wait_for(lambda: worker.output().count("Listening started") == 2, within=60)
     assert listens(worker)
     assert await finished(database_url) == {}
+
+
+@pytest.mark.parametrize(
+    ("connected", "lines"),
+    [
+        ("after_setup_logger", ["set up by it", "[celeriq.receiver]"]),
+        ("setup_logging", ["set up by us"]),
+    ],
+)
+async def test_the_log_is_set_up_unless_somebody_else_does(
+    start: Start, tmp_path: Path, connected: str, lines: list[str]
+) -> None:
+    """SIG-12."""
+    own = connected == "setup_logging"
+    (tmp_path / "logging_receiver.py").write_text(
+        f"from celeriq import signals\n\n@signals.{connected}.connect\ndef told(loglevel, **_):\n"
+        f"    print('set up by {'us' if own else 'it'}', loglevel, flush=True)\n"
+    )
+    worker = start((*ENGINE, "logging_receiver"), PYTHONPATH=str(tmp_path))
+    await wait_for(lambda: all(line in worker.output() for line in lines), within=60)
+    assert worker.stop() == 0
+    assert ("[celeriq.receiver]" in worker.output()) is not own

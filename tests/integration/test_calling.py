@@ -21,7 +21,7 @@ from celeriq import (
     SendError,
     allow_join_result,
 )
-from celeriq.calling import WITHOUT_MEANING
+from celeriq.call_options import WITHOUT_MEANING
 from tests.integration.conftest import MakeBroker
 from tests.waiting import wait_for
 from tests.workers import running

@@ -250,13 +250,13 @@ async def test_dead_letters_are_bounded_by_number_and_age(
 ) -> None:
     broker = make_broker(lease=0.3)
     knowing(broker)
-    monkeypatch.setattr(broker.settlement, "_keeping", lambda: Keeping(records=1000, dead_letters=5))
+    monkeypatch.setattr(broker.settlement, "_keeping", lambda: Keeping(records=1000, failures=1000, dead_letters=5))
     async with running(broker):
         for number in range(8):
             await broker._client.xadd(broker.keys.queue("default"), {"data": b"garbage %d" % number})
         await wait_for(lambda: has_buried(broker, b"garbage 7"))
         assert [letter.message for letter in await letters(broker)] == [b"garbage %d" % n for n in range(3, 8)]
-        monkeypatch.setattr(broker.settlement, "_keeping", lambda: Keeping(records=1000, dead_for=1))
+        monkeypatch.setattr(broker.settlement, "_keeping", lambda: Keeping(records=1000, failures=1000, dead_for=1))
         await broker._client.xadd(broker.keys.queue("default"), {"data": b"garbage 8"})
         await wait_for(lambda: has_buried(broker, b"garbage 8"))
         assert [letter.message for letter in await letters(broker)] == [b"garbage 8"]

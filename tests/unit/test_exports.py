@@ -53,7 +53,7 @@ def test_everything_in_all_can_be_imported(name: str) -> None:
 def test_every_error_is_exported_and_one_of_celeriqs() -> None:
     raised = [kind for kind in vars(errors).values() if getattr(kind, "__module__", "") == errors.__name__]
     assert {kind.__name__ for kind in raised} <= set(celeriq.__all__)
-    assert all(issubclass(kind, celeriq.CeleriqError) for kind in raised)
+    assert all(issubclass(kind, celeriq.CeleriqError | Warning) for kind in raised)
 
 
 @pytest.mark.parametrize("kind", public_classes(), ids=lambda kind: kind.__name__)

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from celeriq import RetryPolicy
-from celeriq.calling import KNOWN_OPTIONS
+from celeriq.call_options import KNOWN_OPTIONS
 from celeriq.errors import TaskDefinitionError, UnknownOptionError
 from celeriq.hooks import kinds_of, readers
 from celeriq.keywords import CallKeywords, TaskKeywords
@@ -38,9 +38,14 @@ def test_the_defaults_are_those_of_celery() -> None:
         "priority": None,
         "bind": False,
         "base": None,
+        "aliases": (),
         "acks_late": True,
+        "throws": (),
+        "typing": True,
         "schedule": (),
         "labels": {},
+        "reject_on_worker_lost": True,
+        "retry_on_worker_lost": False,
         "expires": None,
         "track_started": False,
         "concurrency_limit": None,
@@ -49,6 +54,8 @@ def test_the_defaults_are_those_of_celery() -> None:
         "rate_limit_key": None,
         "soft_time_limit": None,
         "time_limit": None,
+        "acks_on_failure": True,
+        "acks_on_timeout": True,
         "autoretry_for": (),
         "dont_autoretry_for": (),
         "max_retries": 3,
@@ -69,9 +76,14 @@ def test_every_option_can_be_given() -> None:
         "priority": 3,
         "bind": True,
         "base": dict,
+        "aliases": ["post.send"],
         "acks_late": False,
+        "throws": (LookupError,),
+        "typing": False,
         "schedule": [{"cron": "0 3 * * *"}],
         "labels": {"timeout": 5},
+        "reject_on_worker_lost": False,
+        "retry_on_worker_lost": True,
         "expires": 60,
         "track_started": True,
         "concurrency_limit": 5,
@@ -80,6 +92,8 @@ def test_every_option_can_be_given() -> None:
         "rate_limit_key": str,
         "soft_time_limit": 5,
         "time_limit": 10.5,
+        "acks_on_failure": False,
+        "acks_on_timeout": False,
         "autoretry_for": (ConnectionError, TimeoutError),
         "dont_autoretry_for": (TimeoutError,),
         "max_retries": 5,

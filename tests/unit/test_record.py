@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import asdict
 from pydantic import BaseModel, computed_field
 
 from celeriq import record
@@ -35,6 +37,9 @@ plain_data = st.recursive(
 )
 
 
+UNEXTENDED = dict.fromkeys(("name", "args", "kwargs", "worker", "retries", "queue"))
+
+
 class Colour(Enum):
     RED = "red"
 
@@ -43,6 +48,15 @@ class Colour(Enum):
 class Point:
     x: int
     at: datetime
+
+
+@dataclass
+class Measured:
+    value: float
+
+
+class Model(BaseModel):
+    x: float
 
 
 class Address(BaseModel):
@@ -117,7 +131,7 @@ def nested_lists(depth: int) -> list[Any]:
 @given(plain_data, st.text(), st.floats(0, 1e9))
 def test_plain_data_come_back_as_they_were(value: Any, task_id: str, runtime: float) -> None:
     given = record.success(task_id, value, runtime)
-    assert stored(given) == given
+    assert asdict(stored(given)) == asdict(given) | UNEXTENDED
 
 
 @pytest.mark.parametrize(
@@ -266,9 +280,29 @@ def test_two_records_do_not_share_their_children() -> None:
 
 
 def test_a_field_of_a_newer_version_is_passed_over() -> None:
-    assert record.decode(b'{"status":"STARTED","task_id":"id","shadow":"later"}') == Record(
-        status="STARTED", task_id="id"
-    )
+    read = record.decode(b'{"status":"STARTED","task_id":"id","shadow":"later"}')
+    assert asdict(read) == asdict(Record(status="STARTED", task_id="id")) | UNEXTENDED
+
+
+def test_a_record_may_be_extended_by_the_call() -> None:
+    """ST-06."""
+    plain = record.success("id", 5, 0.5)
+    read = record.decode(record.extended(record.encode(plain), name="mail.send", args=[1], kwargs={}, retries=2))
+    known = {"name": "mail.send", "args": [1], "kwargs": {}, "retries": 2}
+    assert asdict(read) == asdict(plain) | UNEXTENDED | known
+
+
+@pytest.mark.parametrize(
+    "value", [math.nan, [1, math.inf], {"a": {"b": -math.inf}}, Measured(math.nan), Model(x=math.nan)]
+)
+def test_a_number_that_json_lacks_is_refused(value: Any) -> None:
+    with pytest.raises(EncodeError, match=r"JSON, which has no -?(nan|inf): give None or text"):
+        record.refuse_what_is_lost(value)
+
+
+@pytest.mark.parametrize("value", [None, 0.5, [1, "x", None], {"a": {"b": 1e300}}, Measured(1.0), Model(x=1.0)])
+def test_other_numbers_are_not(value: Any) -> None:
+    record.refuse_what_is_lost(value)
 
 
 def test_a_failure_tells_where_it_was_raised_and_what_caused_it() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from celeriq.hooks import Middleware
+from celeriq.middleware.acknowledgement import Acknowledgement
 from celeriq.middleware.concurrency_limits import ConcurrencyLimits
 from celeriq.middleware.early_ends import EarlyEnds
+from celeriq.middleware.error_callbacks import ErrorCallbacks
 from celeriq.middleware.expiry import Expiry
 from celeriq.middleware.handlers import Handlers
 from celeriq.middleware.rate_limits import RateLimits
@@ -14,10 +16,13 @@ from celeriq.middleware.revocation import Revocation
 from celeriq.middleware.signals import Signals
 from celeriq.middleware.time_limits import TimeLimits
 from celeriq.middleware.track_started import TrackStarted
+from celeriq.middleware.worker_loss import WorkerLoss
 
 __all__ = [
+    "Acknowledgement",
     "ConcurrencyLimits",
     "EarlyEnds",
+    "ErrorCallbacks",
     "Expiry",
     "Handlers",
     "Middleware",
@@ -28,10 +33,12 @@ __all__ = [
     "Signals",
     "TimeLimits",
     "TrackStarted",
+    "WorkerLoss",
     "standard",
 ]
 
 STANDARD: tuple[type[Middleware], ...] = (
+    WorkerLoss,
     Revocation,
     Expiry,
     ConcurrencyLimits,
@@ -40,7 +47,9 @@ STANDARD: tuple[type[Middleware], ...] = (
     TrackStarted,
     Handlers,
     TimeLimits,
+    ErrorCallbacks,
     EarlyEnds,
+    Acknowledgement,
     Retries,
     Results,
 )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskiq.utils import maybe_awaitable
 
+from celeriq.errors import WorkerLostError
 from celeriq.hooks import Middleware
 from celeriq.options import Options, TaskOptions
 from celeriq.outcome import Failed, Outcome, Reject, Retrying, Succeeded
@@ -33,6 +34,8 @@ class Handlers(Middleware):
         return None
 
     async def after(self, attempt: Attempt) -> None:
+        if _is_lost(attempt):
+            return
         task, call = _task(attempt), _call(attempt)
         match attempt.outcome:
             case Succeeded(value):
@@ -45,6 +48,8 @@ class Handlers(Middleware):
                 pass
 
     async def last(self, attempt: Attempt) -> None:
+        if _is_lost(attempt):
+            return
         match attempt.outcome:
             case Succeeded(value):
                 await _told(_task(attempt).after_return, SUCCESS, value, *_call(attempt), None)
@@ -52,6 +57,11 @@ class Handlers(Middleware):
                 await _told(_task(attempt).after_return, FAILURE, error, *_call(attempt), None)
             case _:
                 pass
+
+
+def _is_lost(attempt: Attempt) -> bool:
+    """Whether it failed because its worker died: nobody asks the task then (ACK-04)."""
+    return isinstance(attempt.outcome, Failed) and isinstance(attempt.outcome.error, WorkerLostError)
 
 
 def _task(attempt: Attempt) -> Any:

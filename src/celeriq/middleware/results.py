@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from celeriq import record
 from celeriq.hooks import Middleware
 from celeriq.options import DeclaredOptions, Options, is_bool, option
 from celeriq.outcome import Failed, Retrying
@@ -25,14 +26,29 @@ class ResultOptions(DeclaredOptions):
 
 
 class Results(Middleware):
-    """Leaves out what nobody will ask for."""
+    """Leaves out what nobody will ask for; `extended` stores the call beside its result (ST-06)."""
 
     options = ResultOptions
 
+    def __init__(self, *, extended: bool = False) -> None:
+        super().__init__()
+        self._extended = extended
+
     def concerns(self, options: Options) -> bool:
-        return options[ResultOptions].ignore_result
+        return self._extended or options[ResultOptions].ignore_result
 
     def settling(self, attempt: Attempt) -> None:
-        told_anyway = attempt.options[ResultOptions].store_errors_even_if_ignored
-        if not (told_anyway and isinstance(attempt.outcome, Failed | Retrying)):
+        mine = attempt.options[ResultOptions]
+        told_anyway = mine.store_errors_even_if_ignored and isinstance(attempt.outcome, Failed | Retrying)
+        if mine.ignore_result and not told_anyway:
             attempt.stored = b""
+        elif self._extended and attempt.stored:
+            attempt.stored = record.extended(
+                attempt.stored,
+                name=attempt.envelope.task,
+                args=attempt.envelope.args,
+                kwargs=attempt.envelope.kwargs,
+                worker=attempt.delivery.worker,
+                retries=attempt.retries,
+                queue=attempt.delivery.queue,
+            )

@@ -146,7 +146,7 @@ def _asked_for(attempt: Attempt, asked: Retry) -> Outcome:
         return Failed(_when_exhausted(attempt, asked.exc))
     delay = attempt.options[RetryOptions].default_retry_delay if asked.countdown is None else asked.countdown
     at = None if asked.eta is None or asked.countdown is not None else _timestamp(asked.eta)
-    return Retrying(asked.exc, delay, at, asked.changes)
+    return Retrying(asked.exc, delay, at, asked.changes, asked=asked)
 
 
 def _is_exhausted(attempt: Attempt, limit: int | None) -> bool:

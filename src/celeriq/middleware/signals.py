@@ -23,7 +23,9 @@ class Signals(Middleware):
 
     async def publishing(self, envelope: Envelope) -> None:
         if signals.before_task_publish:
-            await signals.before_task_publish.send(envelope.task, **_published(envelope))
+            told = _published(envelope)
+            await signals.before_task_publish.send(envelope.task, **told)
+            envelope.headers = {name: value for name, value in told["headers"].items() if name not in _OWN_HEADERS}
 
     async def published(self, envelope: Envelope) -> None:
         if signals.after_task_publish:
@@ -31,7 +33,7 @@ class Signals(Middleware):
 
     def before(self, attempt: Attempt) -> Awaitable[None] | None:
         attempt.announced = True
-        return self._tell_of_beginning(attempt) if signals.task_prerun else None
+        return self._tell_of_beginning(attempt) if signals.task_received or signals.task_prerun else None
 
     def after(self, attempt: Attempt) -> Awaitable[None] | None:
         signal = _SIGNALS.get(type(attempt.outcome))
@@ -41,23 +43,27 @@ class Signals(Middleware):
         return self._tell_of_end(attempt) if signals.task_postrun and attempt.announced else None
 
     async def _tell_of_beginning(self, attempt: Attempt) -> None:
+        await signals.task_received.send(attempt.delivery.worker, request=of_attempt(attempt))
         await signals.task_prerun.send(_task(attempt), task=_task(attempt), **_call(attempt))
 
     async def _tell_outcome(self, attempt: Attempt, signal: Signal) -> None:
         told: dict[str, Any] = {}
-        match attempt.outcome:
+        outcome = attempt.outcome
+        match outcome:
             case Succeeded(value):
                 told = {"result": value, "runtime": attempt.runtime}
             case Failed(error):
                 trace = error.__traceback__
                 told = {**_call(attempt), "exception": error, "traceback": trace, "einfo": _format(error)}
-            case Retrying(error):
-                told = {"request": of_attempt(attempt), "reason": Retry(exc=error), "einfo": _format(error)}
+            case Retrying(error=error):
+                reason = outcome.asked or Retry(exc=error, countdown=outcome.delay)
+                told = {"request": of_attempt(attempt), "reason": reason, "einfo": _format(error or reason)}
             case Revoked(error):
                 why = str(error)
                 told = {
                     "request": of_attempt(attempt),
                     "terminated": why == "terminated",
+                    "signum": None,
                     "expired": why == "expired",
                 }
             case _:
@@ -110,9 +116,24 @@ def _call(attempt: Attempt) -> dict[str, Any]:
     return {"task_id": call.id, "args": tuple(call.args), "kwargs": call.kwargs}
 
 
+_OWN_HEADERS = frozenset({"id", "task", "root_id", "parent_id"})
+
+
 def _published(envelope: Envelope) -> dict[str, Any]:
-    body = (envelope.args, envelope.kwargs)
-    return {"task_id": envelope.id, "body": body, "headers": envelope.headers}
+    """With Celery's names; of `headers`, those that are not of the message itself may be changed."""
+    own = {
+        "id": envelope.id,
+        "task": envelope.task,
+        "root_id": envelope.root or envelope.id,
+        "parent_id": envelope.parent or None,
+    }
+    return {
+        "body": (envelope.args, envelope.kwargs, {}),
+        "headers": {**envelope.headers, **own},
+        "exchange": "",
+        "routing_key": envelope.queue,
+        "properties": {"priority": envelope.priority},
+    }
 
 
 def _format(error: BaseException | None) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from typing import Any
 
 from taskiq import AsyncTaskiqDecoratedTask
 
 from celeriq import envelope
 from celeriq.envelope import Envelope
-from celeriq.errors import EncodeError, SendError
+from celeriq.errors import EncodeError, QueueNotFound, SendError
 from celeriq.redis.sending import Parcel
 from celeriq.routing import Routes, check_priority, find_route, read_routes
 
@@ -18,10 +19,14 @@ LONGEST_DELAY = 2.0**31
 class Addresses:
     """Decides queue, priority and delay: the call first, then the task, then the routes, then the default (RT-02)."""
 
-    def __init__(self, routes: Routes, default_queue: str, max_payload: int) -> None:
+    def __init__(
+        self, routes: Routes, default_queue: str, max_payload: int, only: Callable[[], Collection[str]] | None = None
+    ) -> None:
+        """`only`: the queues that there are, None if a call may make some."""
         self._routers = read_routes(routes)
         self._default_queue = default_queue
         self._max_payload = max_payload
+        self._only = only
 
     def parcel(self, message: Envelope, at: float | None = None) -> Parcel:
         """The message, addressed and encoded; raises `SendError` for one that cannot be sent."""
@@ -39,13 +44,18 @@ class Addresses:
 
     def _address_all(self, message: Envelope) -> None:
         self._address(message)
-        for later in (*message.link, *message.chain):
+        for later in (*message.link, *message.link_error, *message.chain):
             self._address_all(later)
 
     def _address(self, message: Envelope) -> None:
         labels = message.labels
         route = find_route(self._routers, message.task, message.args, message.kwargs)
         message.queue = str(labels.get("queue") or route.queue or self._default_queue)
+        if self._only is not None and message.queue not in self._only():
+            raise QueueNotFound(
+                f"task {message.task!r}: there is no queue {message.queue!r}: name it with RedisBroker(queues=[...]), "
+                "or leave create_missing_queues out"
+            )
         priority = labels.get("priority", route.priority)
         message.priority = check_priority(0 if priority is None else _number(priority))
         # As other brokers of Taskiq's read it, in seconds.

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from redis.exceptions import RedisError
 from taskiq.message import TaskiqMessage
 
-from celeriq import envelope, record
+from celeriq import envelope, record, signals
 from celeriq.attempt import Attempt, Delivery
 from celeriq.envelope import VERSION, Envelope, for_retry, postponed
 from celeriq.errors import EncodeError, NotRegistered, WorkerLostError
@@ -35,6 +35,7 @@ from celeriq.redis.results import RedisResults
 from celeriq.redis.revocations import names_of
 from celeriq.redis.sending import Parcel
 from celeriq.redis.settlement import Ending, persistently
+from celeriq.task import Task
 
 if TYPE_CHECKING:
     from celeriq.redis.streams import RedisBroker
@@ -116,6 +117,8 @@ class Attempts:
         if not asked_before:
             for settling in attempt.hooks.settling:
                 settling(attempt)
+            if attempt.next_steps:
+                await self._publish(attempt)
         ours = await self._settle(self._ending_of(attempt, attempt.outcome)) or asked_before
         if not ours:
             name, task_id = attempt.message.task_name, attempt.message.task_id
@@ -123,6 +126,13 @@ class Attempts:
         attempt.settled = True
         if ours:
             await _tell_all(attempt)
+
+    async def _publish(self, attempt: Attempt) -> None:
+        """What follows is sent with the settlement; who wants to know of what is sent is told of it before (SIG-01)."""
+        for number, (step, _) in enumerate(attempt.next_steps):
+            for publishing in self._broker.sending_hooks().publishing:
+                await publishing(step)
+            attempt.next_steps[number] = step, envelope.encode(step, self._broker.max_payload)
 
     async def _settle(self, ending: Ending) -> bool:
         written = await self._broker.settlement.settle(ending)
@@ -154,7 +164,7 @@ class Attempts:
         if isinstance(outcome, Deferred):
             return [self._again(attempt, replace(attempt.envelope, **outcome.changes), outcome.delay)]
         if isinstance(outcome, Postponed):
-            again = postponed(attempt.envelope) if outcome.counted else attempt.envelope
+            again = postponed(attempt.envelope) if outcome.counted else replace(attempt.envelope, redelivered=True)
             return [self._again(attempt, again, outcome.delay)]
         return [
             Parcel(step.queue or self._broker.queue_name, encoded, step.priority, step.delay)
@@ -183,7 +193,7 @@ class Attempts:
                 id=task_id,
                 task=attempt.envelope.task,
                 queue=attempt.delivery.queue,
-                state=NAMES[type(outcome)],
+                state="DEAD" if isinstance(outcome, Failed) and not attempt.begun else NAMES[type(outcome)],
                 retries=attempt.retries,
                 worker=attempt.delivery.worker,
                 runtime=attempt.runtime,
@@ -220,6 +230,10 @@ class Attempts:
     async def bury(self, delivery: Delivery, error: Exception) -> None:
         """A message that cannot be run is kept among the dead letters, not destroyed, and its task has failed."""
         logger.error("dead letter in queue %r: %s", delivery.queue, error)
+        attempt = self._never_begun(delivery, error)
+        if attempt is not None:
+            await self.settle(attempt)
+            return
         records: list[tuple[str, bytes]] = []
         if task_id := envelope.head(delivery)[1]:
             records.append((task_id, record.encode(record.failure(task_id, error, 0.0))))
@@ -232,6 +246,19 @@ class Attempts:
             Ending(delivery, records=records, dead_because=str(error), history=history, slot=task_id or "-")
         )
 
+    def _never_begun(self, delivery: Delivery, error: Exception) -> Attempt | None:
+        """The failure of a task that is known here, of which whoever wants to know is told; None for other messages."""
+        try:
+            call = envelope.decode(delivery)
+        except (msgspec.DecodeError, ValueError):
+            return None
+        task = self._broker.find_task(call.task)
+        if not isinstance(task, Task):
+            return None
+        attempt = Attempt(engine=self._broker, delivery=delivery, envelope=call, message=call.message())
+        attempt.fail_unbegun(task.definition, error)
+        return attempt
+
     async def acknowledge(self, delivery: Delivery) -> None:
         """Called by Taskiq's receiver, and not only when a task has ended."""
         attempt = Attempt.current_or_none()
@@ -242,12 +269,18 @@ class Attempts:
         elif attempt.begun:
             await self._acknowledge_cancelled(attempt)
         elif self._broker.find_task(attempt.message.task_name) is None:
-            await self.park(delivery, attempt.message.task_name)
+            await self._park_unknown(attempt)
         else:
             attempt.acknowledged = await self._broker.settlement.settle(Ending(delivery, early=True))
             if not attempt.acknowledged:
                 # It runs elsewhere by now, and does not here: see `Attempt.run`.
                 attempt.outcome = Released()
+
+    async def _park_unknown(self, attempt: Attempt) -> None:
+        name, task_id = attempt.message.task_name, attempt.message.task_id
+        told = {"message": bytes(attempt.delivery), "name": name, "id": task_id, "exc": NotRegistered(name)}
+        await signals.task_unknown.send(attempt.delivery.worker, **told)
+        await self.park(attempt.delivery, name)
 
     async def park(self, delivery: Delivery, name: str) -> None:
         logger.warning("task %r is unknown here: its message waits for a worker that knows it", name)
@@ -258,7 +291,9 @@ class Attempts:
         if version > VERSION:
             await self.park(delivery, envelope_name(version))
         else:
-            await self.bury(delivery, EncodeError("undecodable: not a celeriq message"))
+            error = EncodeError("undecodable: not a celeriq message")
+            await signals.task_rejected.send(delivery.worker, message=bytes(delivery), exc=error)
+            await self.bury(delivery, error)
 
     async def _acknowledge_cancelled(self, attempt: Attempt) -> None:
         """Leave the decision to `set_result`, which comes later and knows why; a foreign one would not tell us."""
@@ -273,8 +308,7 @@ class Attempts:
         for delivery in await self._broker.queues.unpark(self._knows, self._broker.unknown_grace):
             version, _ = envelope.head(delivery)
             name = envelope.decode(delivery).task if version <= VERSION else envelope_name(version)
-            why = f"unknown task {name!r}: no worker registered it within {self._broker.unknown_grace:g} s"
-            await self.bury(delivery, NotRegistered(why))
+            await self.bury(delivery, NotRegistered(name))
 
     def _knows(self, name: str) -> bool:
         return name == envelope_name(VERSION) or self._broker.find_task(name) is not None

@@ -32,6 +32,7 @@ R = TypeVar("R")
 
 PAUSE = 0.2
 
+FOR_EVER = -1
 DAY = 86_400
 
 
@@ -48,13 +49,24 @@ REFUSED = {
 class RedisResults(RedisAsyncResultBackend[R]):
     """The result backend of a `RedisBroker`. Never pickle: who can write to Redis must not run code here."""
 
-    def __init__(self, url: str, *, namespace: str = "celeriq", expires: float = DAY, **connection: Any) -> None:
-        """`expires`: seconds that a record is kept, counted anew at every write (ST-05)."""
+    def __init__(
+        self,
+        url: str,
+        *,
+        namespace: str = "celeriq",
+        expires: float | None = DAY,
+        failure_expires: float | None = None,
+        **connection: Any,
+    ) -> None:
+        """`expires`: seconds that a record is kept, counted anew at every write (ST-05); None keeps it for ever.
+        `failure_expires`: the same for failures, None as for the others (ST-19).
+        """
         for option in connection.keys() & REFUSED.keys():
             raise UnsupportedOptionError(f"RedisResults refuses {option!r}: {REFUSED[option]}")
         super().__init__(url, **connection)
         self.keys = Keys(namespace)
-        self.milliseconds = max(1, round(expires * 1000))
+        self.milliseconds = FOR_EVER if expires is None else _milliseconds(expires)
+        self.milliseconds_of_failures = self.milliseconds if failure_expires is None else _milliseconds(failure_expires)
         # taskiq-redis builds a client per call, which costs more than the call.
         self._client: Redis = Redis(connection_pool=self.redis_pool)
         self._scripts = Scripts(self.redis_pool)
@@ -166,3 +178,7 @@ def patient(url: str, connection: dict[str, Any], seconds: float | None = None) 
     """A client of one connection, which waits for an answer that may take `seconds`, None for ever."""
     options: dict[str, Any] = {**connection, "socket_timeout": None if seconds is None else seconds + 3}
     return Redis.from_url(url, **options)  # pyright: ignore[reportUnknownMemberType] - untyped in redis-py
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))

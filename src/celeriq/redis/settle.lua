@@ -3,18 +3,18 @@
 -- KEYS  1 crashes (hash)  2 history (stream)  3 wake (channel)  4 who has a slot (hash: task id to kind), behind which
 --       those that run and the line of a kind are `running:` and `line:`  then for each attempt: its stream, its records, where
 --       its next messages go (streams, or sorted sets of delayed ones), the dead letters (stream) if it is one
--- ARGV  1 group  2 consumer  3 milliseconds to keep a record  4 entries of history to keep  5 dead letters to keep
---       6 milliseconds to keep them  then for each attempt: a line of entry id, whether it is fenced, numbers of
+-- ARGV  1 group  2 consumer  3 milliseconds to keep a record, -1 for ever  4 entries of history to keep  5 dead letters to keep
+--       6 milliseconds to keep them  7 milliseconds to keep the record of a failure  then for each attempt: a line of entry id, whether it is fenced, numbers of
 --       records and of next messages, whether it is dead, whether it has a history entry, and the task id if it may have
 --       a slot ('-' if not); records; for each next
 --       message when it is due ('' now, '+ms' from now, '@ms' since 1970) and the message (behind the digit of its priority step, if it is delayed);
 --       why it is dead, and message; history entry. In one line because each argument costs as much as a command.
 -- Answers for each attempt with 1, 0 if it is no longer this consumer's, or the text of an error.
-local FINAL = '{"status":"SUCCESS"'
+local FINAL, FAILED = '{"status":"SUCCESS"', '{"status":"FAILURE"'
 local group, consumer = ARGV[1], ARGV[2]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local key, argument = 4, 6
+local key, argument = 4, 7
 local wake = false
 
 local function next_key() key = key + 1 return KEYS[key] end
@@ -37,7 +37,8 @@ end
 
 local function store(record, stored)
   if redis.call('GETRANGE', record, 0, #FINAL - 1) == FINAL then return end
-  redis.call('SET', record, stored, 'PX', ARGV[3])
+  local keep = string.sub(stored, 1, #FAILED) == FAILED and ARGV[7] or ARGV[3]
+  if keep == '-1' then redis.call('SET', record, stored) else redis.call('SET', record, stored, 'PX', keep) end
   redis.call('PUBLISH', record, stored)
 end
 

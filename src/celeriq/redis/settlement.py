@@ -55,7 +55,9 @@ class Keeping:
     """How much of the past is kept."""
 
     records: int
-    """Milliseconds; 0 stores none."""
+    """Milliseconds; 0 stores none, -1 keeps them for ever."""
+    failures: int
+    """The same for failures."""
     history: int = 100_000
     dead_letters: int = 10_000
     """In each queue."""
@@ -115,9 +117,10 @@ class Settlement:
             keeping.history,
             keeping.dead_letters,
             keeping.dead_for,
+            keeping.failures,
         ]
         for ending in endings:
-            self._add(ending, keys, arguments, stores=keeping.records > 0)
+            self._add(ending, keys, arguments, stores=keeping.records != 0)
         return keys, arguments
 
     def _add(self, ending: Ending, keys: list[str], arguments: list[Any], *, stores: bool) -> None:

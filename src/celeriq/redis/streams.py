@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import sys
+import warnings
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -19,12 +20,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from taskiq import AckableMessage, AsyncResultBackend, BrokerMessage, TaskiqMiddleware
 from taskiq_redis import RedisStreamBroker
 
-from celeriq import envelope, signals
+from celeriq import envelope, shared, signals
 from celeriq.attempt import Attempt, Delivery
-from celeriq.calling import Remote, Signature
+from celeriq.canvas import Remote, Signature
 from celeriq.definition import Definition
 from celeriq.envelope import Envelope
-from celeriq.errors import SendError, SessionsMissingError, UnsupportedOptionError
+from celeriq.errors import DuplicateTaskNameWarning, SendError, SessionsMissingError, UnsupportedOptionError
 from celeriq.hooks import Hooks, SendingHooks, hooks_of, kinds_of, readers, sending_hooks
 from celeriq.keywords import CallKeywords, TaskKeywords
 from celeriq.middleware import STANDARD, Middleware, Revocation, standard
@@ -36,6 +37,7 @@ from celeriq.redis.connections import cancellations, lean, lone
 from celeriq.redis.dead_letters import DeadLetters
 from celeriq.redis.formatter import EnvelopeFormatter
 from celeriq.redis.keys import GROUP, Keys
+from celeriq.redis.listeners import Listeners
 from celeriq.redis.queues import Queues
 from celeriq.redis.results import DAY, RedisResults, patient
 from celeriq.redis.scripts import Scripts
@@ -46,6 +48,7 @@ from celeriq.redis.watch import Watch
 from celeriq.redis.worker import LAST_WORDS, PULSE, Worker, connecting, leave_on_signals
 from celeriq.result import AsyncResult
 from celeriq.routing import Routes
+from celeriq.said_elsewhere import SaidElsewhere
 from celeriq.session import OpenSessions, PoolAdvice, Sessions
 from celeriq.task import Task
 
@@ -79,9 +82,11 @@ class RedisBroker(RedisStreamBroker):
 
     `lease`: seconds after which the messages of a worker that gives no sign of life run elsewhere.
     `max_crashes`: how many workers may die while they run a message, before it is a dead letter.
-    `result_expires`: seconds that a state or result is kept, counted anew at every write (ST-05).
+    `result_expires`: seconds that a state or result is kept, counted anew at every write (ST-05); None is for ever.
+    `result_failure_expires`: seconds that a failure is kept, None as long as the others (ST-19).
     `queues`: what a worker reads; by default the default queue and the queues of all registered tasks.
     `routes`: queue and priority by task name, glob, pattern or function: see `celeriq.routing`.
+    `create_missing_queues`: whether a call may name a queue that neither `queues` nor a task names (RT-04).
     `max_payload`: bytes that a message or a return value may have.
     `commit_timeout`: seconds that the commit of a task may take; nothing else can interrupt it.
     `unknown_grace`: seconds that the message of an unknown task waits for a worker that knows it.
@@ -90,6 +95,9 @@ class RedisBroker(RedisStreamBroker):
     `concurrency`: tasks that a worker process runs at a time. Say the same as `taskiq worker --max-async-tasks`, which
     the broker cannot see: without it messages are taken in smaller numbers there.
     `blocked_limit`: seconds after which a worker ends whose event loop is blocked.
+    `main`: what stands for the module in names of tasks of a program that is run as a file (DEF-03).
+    `task_defaults`: options of all tasks that do not say them.
+    `overrides`: options by name or glob of the tasks, which win over what the tasks say (DEF-08).
     `middlewares`: which of Celery's behaviours there are, by default all: `celeriq.middleware.standard()`.
     """
 
@@ -104,8 +112,10 @@ class RedisBroker(RedisStreamBroker):
         queues: Iterable[str] | None = None,
         lease: float = 30.0,
         max_crashes: int = 3,
-        result_expires: float = DAY,
+        result_expires: float | None = DAY,
+        result_failure_expires: float | None = None,
         routes: Routes = (),
+        create_missing_queues: bool = True,
         max_payload: int = 1024 * 1024,
         commit_timeout: float = 60.0,
         unknown_grace: float = 3600.0,
@@ -113,7 +123,10 @@ class RedisBroker(RedisStreamBroker):
         grace: float | None = None,
         concurrency: int | None = None,
         blocked_limit: float = 600.0,
+        main: str | None = None,
         middlewares: Iterable[TaskiqMiddleware] | None = None,
+        task_defaults: TaskKeywords | None = None,
+        overrides: Mapping[str, TaskKeywords] | None = None,
         **connection: Any,
     ) -> None:
         for option in connection.keys() & REFUSED.keys():
@@ -130,6 +143,8 @@ class RedisBroker(RedisStreamBroker):
         if concurrency is not None and concurrency < 1:
             raise UnsupportedOptionError(f"concurrency is {concurrency}; it must be 1 or more, or None")
         self.concurrency = concurrency
+        self._main = main
+        self._said_elsewhere = SaidElsewhere(task_defaults or {}, overrides or {})
         self._hooks: dict[Definition, Hooks] = {}
         self.with_middlewares(*(standard() if middlewares is None else middlewares))
         self.worker: Worker | None = None
@@ -140,8 +155,11 @@ class RedisBroker(RedisStreamBroker):
         self.decorator_class = Task
         self._url = url
         self._client_options = dict(connection)
-        self._addresses = Addresses(routes, default_queue, max_payload)
         self._queues = None if queues is None else frozenset(queues)
+        named = frozenset(self._queues or ())
+        self._addresses = Addresses(
+            routes, default_queue, max_payload, None if create_missing_queues else lambda: named | self._of_tasks()
+        )
         self._open_sessions: OpenSessions | None = None
         self._pool = PoolAdvice()
         self._sessions: Sessions | None = None
@@ -153,8 +171,11 @@ class RedisBroker(RedisStreamBroker):
         self._scripts = Scripts(self.connection_pool)
         self._sleep = Sleep(partial(lone, url, connection, LONGEST), self._client)
         self._watch = Watch(partial(patient, url, connection))
-        self.result_backend = RedisResults[Any](url, namespace=namespace, expires=result_expires, **connection)
+        self.result_backend = RedisResults[Any](
+            url, namespace=namespace, expires=result_expires, failure_expires=result_failure_expires, **connection
+        )
         self.with_namespace(namespace)
+        shared.join(self)
 
     # -- the application -------------------------------------------------------------------------------------------
 
@@ -166,6 +187,7 @@ class RedisBroker(RedisStreamBroker):
         self.settlement = Settlement(self.keys, self._scripts, self._keeping, lambda: len(self.queues.held))
         self.formatter = EnvelopeFormatter(self.max_payload, self.attempts.begin)
         self._sender = Sender(self.keys, self._scripts)
+        self._listeners = Listeners(self._client, self.keys)
         if isinstance(self.result_backend, RedisResults):
             self.result_backend.keys = self.keys
         return self
@@ -237,23 +259,29 @@ class RedisBroker(RedisStreamBroker):
         """
         if callable(task_name):
             return self.task()(task_name)
-        read = self._read_options(name or task_name or "(named after its function)", options)
+        self._read_options(name or task_name or "(named after its function)", options)
         make_decorator = super().task
 
         def define(function: Callable[P, R]) -> Any:
-            called = name or task_name or automatic_name(function)
+            called = name or task_name or automatic_name(function, self._main)
+            if called in self.local_task_registry:
+                warnings.warn(_taken(called, function), DuplicateTaskNameWarning, stacklevel=2)
+                return self.local_task_registry[called]
+            read = self._read_options(called, options)
             labels = _labels_of(read[TaskOptions])
             # Anew for each function: one decorator of Taskiq's gives the first one's name to all.
             task = cast("Task[P, Any]", make_decorator(called, **labels, options=read)(function))
             for middleware in self.middlewares:
                 if isinstance(middleware, Middleware):
                     middleware.check(task.definition)
+            for alias in read[TaskOptions].aliases:
+                self._register_task(alias, task)
             return task
 
         return define
 
     def _read_options(self, name: str, given: dict[str, Any]) -> Options:
-        """What the task says, over what its base class says, over what is said for all tasks of such a name."""
+        """What the task says, over what its base class says, and what is said of it elsewhere."""
         kinds: list[type[DeclaredOptions]] = [TaskOptions, *kinds_of(self.middlewares)]
         base: Any = given.get("base")
         inherited = {
@@ -262,7 +290,8 @@ class RedisBroker(RedisStreamBroker):
             for option in names_of(kind)
             if isinstance(base, type) and option not in NOT_INHERITED and hasattr(base, option)
         }
-        return read_options(name, {**inherited, **given}, kinds, readers(STANDARD))
+        said = self._said_elsewhere.with_those(name, {**inherited, **given})
+        return read_options(name, said, kinds, readers(STANDARD))
 
     def hooks_for(self, definition: Definition, options: Options) -> Hooks:
         """What middlewares do around a task; `options` are its own, or what a call made of them."""
@@ -363,6 +392,8 @@ class RedisBroker(RedisStreamBroker):
             await self._sender.send(parcel)
         except SendError as error:
             raise SendError(reason=f"task {envelope.task!r} was not sent: {error.reason}") from error
+        if envelope.queue not in self._listeners.looked_for:
+            await self._listeners.look(envelope.queue)
 
     def sending_hooks(self) -> SendingHooks:
         """What middlewares do to a call that is sent."""
@@ -390,7 +421,10 @@ class RedisBroker(RedisStreamBroker):
             parcels = [self._addresses.parcel(envelope) for envelope in envelopes]
         except SendError as error:
             return [error] * len(envelopes)
-        return await self._sender.send_all(parcels)
+        outcomes = await self._sender.send_all(parcels)
+        for queue in {parcel.queue for parcel in parcels} - self._listeners.looked_for:
+            await self._listeners.look(queue)
+        return outcomes
 
     async def _declare_consumer_group(self) -> None:
         """Called by `RedisStreamBroker.startup()`."""
@@ -398,8 +432,10 @@ class RedisBroker(RedisStreamBroker):
             await self.queues.declare()
 
     def _reads(self) -> frozenset[str]:
-        if self._queues is not None:
-            return self._queues
+        return self._of_tasks() if self._queues is None else self._queues
+
+    def _of_tasks(self) -> frozenset[str]:
+        """The default queue, and those of all registered tasks."""
         # A copy: the lease's thread asks, too, while tasks may be registered.
         return frozenset(
             {self.queue_name, *(self._addresses.queue_of(task) for task in list(self.local_task_registry.values()))}
@@ -554,19 +590,23 @@ class RedisBroker(RedisStreamBroker):
 
     def _keeping(self) -> Keeping:
         results = self.result_backend
-        return Keeping(records=results.milliseconds if isinstance(results, RedisResults) else 0)
+        if not isinstance(results, RedisResults):
+            return Keeping(records=0, failures=0)
+        return Keeping(records=results.milliseconds, failures=results.milliseconds_of_failures)
 
 
-NOT_INHERITED = frozenset({"base", "bind", "labels"})
+NOT_INHERITED = frozenset({"aliases", "base", "bind", "labels"})
 
 
-def automatic_name(function: Callable[..., Any]) -> str:
-    """`module.function`; in a program that is run as a file, the name that others import it by (DEF-03)."""
+def automatic_name(function: Callable[..., Any], main: str | None = None) -> str:
+    """`module.function`; in a program that is run as a file, `main` or the name that others import it by (DEF-03)."""
     module = function.__module__
+    if module == "__main__" and main is not None:
+        return f"{main}.{function.__name__}"
     if module == "__main__":
-        main = sys.modules["__main__"]
-        spec = getattr(main, "__spec__", None)
-        module = spec.name if spec is not None else Path(getattr(main, "__file__", None) or "__main__").stem
+        program = sys.modules["__main__"]
+        spec = getattr(program, "__spec__", None)
+        module = spec.name if spec is not None else Path(getattr(program, "__file__", None) or "__main__").stem
     return f"{module}.{function.__name__}"
 
 
@@ -593,6 +633,11 @@ def _spare_the_collector() -> None:
     young, *older = gc.get_threshold()
     if young:
         gc.set_threshold(max(young, YOUNG_OBJECTS), *older)
+
+
+def _taken(name: str, function: Callable[..., Any]) -> str:
+    where = f"{function.__module__}.{function.__qualname__}"
+    return f"there is a task {name!r} already, so that {where} is none (DEF-04): say @broker.task(name=...)"
 
 
 def _address(pool: ConnectionPool) -> list[Any]:

@@ -92,7 +92,7 @@ class Worker:
             loop.call_later(grace, self._attempts.cancel_all)
 
     async def _say_so(self) -> None:
-        await signals.worker_shutting_down.send(self.name)
+        await signals.worker_shutting_down.send(self.name, sig="SIGTERM", how="Warm", exitcode=0)
         with suppress(RedisError, OSError):
             await self._client.sadd(self._keys.leaving, self.name)
 

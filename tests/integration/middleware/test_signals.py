@@ -6,8 +6,9 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
-from celeriq import AsyncResult, BoundTask, Ignore, Reject, signals
+from celeriq import AsyncResult, BoundTask, Ignore, NotRegistered, Reject, signals
 from celeriq.middleware import Signals, standard
 from celeriq.signals import Signal
 from tests.integration.conftest import MakeBroker
@@ -122,7 +123,36 @@ async def test_who_sends_is_told_and_may_add_headers(make_broker: MakeBroker) ->
             headers = [await one.get(timeout=WAIT) for one in sent]
     signals.before_task_publish.disconnect(trace)
     assert headers == [{"trace": 1}, {"trace": 2}, {"mine": 1, "trace": 3}]
-    assert [about["task_id"] for _, about in told] == [one.id for one in sent]
+    assert [about["headers"]["id"] for _, about in told] == [one.id for one in sent]
+    assert [about["headers"]["trace"] for _, about in told] == [1, 2, 3]
+
+
+async def test_who_wants_to_know_of_what_is_sent_hears_of_later_steps(make_broker: MakeBroker) -> None:
+    """SIG-01, EXE-11: by the worker that sends them, before the result of the step before is stored."""
+    broker = make_broker()
+    told: list[Any] = []
+
+    @broker.task
+    async def first() -> int:
+        return 5
+
+    @broker.task(name="second", bind=True)
+    async def second(self: BoundTask, value: int) -> Any:
+        return [value, self.request.headers]
+
+    @signals.before_task_publish.connect(sender="second")
+    async def trace(headers: dict[str, Any], **_: Any) -> None:
+        told.append(await AsyncResult(headers["parent_id"], broker=broker).state())
+        headers["trace"] = 1
+
+    try:
+        async with running(broker):
+            last = await (first.s() | second.s()).apply_async()
+            assert last is not None
+            assert await last.get(timeout=WAIT) == [5, {"trace": 1}]
+    finally:
+        signals.before_task_publish.disconnect(trace)
+    assert told == ["PENDING"]
 
 
 async def test_a_receiver_that_raises_changes_nothing(
@@ -147,6 +177,37 @@ async def test_a_receiver_that_raises_changes_nothing(
     finally:
         for signal in (signals.task_prerun, signals.task_success, signals.before_task_publish):
             signal.disconnect(broken)
+
+
+async def test_a_worker_tells_what_it_has_taken(make_broker: MakeBroker) -> None:
+    """SIG-02."""
+    broker = make_broker()
+
+    @broker.task(name="work")
+    async def work() -> None: ...
+
+    with hearing(signals.task_received, signals.task_prerun) as told:
+        async with running(broker):
+            sent = await work.delay()
+            await sent.get(timeout=WAIT)
+    assert [name for name, _ in told] == ["task_received", "task_prerun"]
+    request = told[0][1]["request"]
+    assert (request.id, request.name) == (sent.id, "work")
+
+
+async def test_a_worker_tells_what_it_cannot_run(make_broker: MakeBroker, redis: Redis) -> None:
+    """SIG-08: a task that it does not know, and what is no message."""
+    broker = make_broker()
+    with hearing(signals.task_unknown, signals.task_rejected) as told:
+        async with running(broker):
+            sent = await make_broker().send_task("nobody.knows")
+            await wait_for(lambda: told)
+            await redis.xadd(broker.keys.queue("default"), {"data": b"no message"})
+            await wait_for(lambda: len(told) == 2)
+    (first, unknown), (second, rejected) = told
+    assert (first, unknown["name"], unknown["id"]) == ("task_unknown", "nobody.knows", sent.id)
+    assert isinstance(unknown["exc"], NotRegistered)
+    assert (second, rejected["message"]) == ("task_rejected", b"no message")
 
 
 async def test_a_worker_tells_of_its_life(make_broker: MakeBroker) -> None:

@@ -1,0 +1,28 @@
+"""Error callbacks: who is told of a failure, and how (CERR-01, CERR-02)."""
+
+from __future__ import annotations
+
+from inspect import Parameter
+
+from msgspec.structs import replace
+
+from celeriq.definition import Definition
+from celeriq.envelope import Envelope
+
+TOLD = ("request", "exc", "traceback")
+"""What a function is called with, in the worker where the task failed."""
+
+_POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def is_called_where_it_failed(callback: Definition) -> bool:
+    """Whether it is a function of more than one argument, and not bound: others are sent as tasks (CERR-02)."""
+    parameters = callback.signature.parameters.values()
+    takes_any = any(parameter.kind is Parameter.VAR_POSITIONAL for parameter in parameters)
+    return not callback.bound and (takes_any or sum(one.kind in _POSITIONAL for one in parameters) > 1)
+
+
+def as_sent(callback: Envelope, failed: Envelope) -> Envelope:
+    """As a task, with the id of what failed as its first argument and that as its parent (CERR-02, CERR-03)."""
+    args = callback.args if callback.immutable else [failed.id, *callback.args]
+    return replace(callback, args=args, parent=failed.id, root=failed.root or failed.id)

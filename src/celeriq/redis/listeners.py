@@ -1,0 +1,39 @@
+"""Whether anybody has ever listened on a queue: who sends where nobody does is told so, once."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from celeriq.redis.keys import Keys
+
+logger = logging.getLogger(__name__)
+
+
+class Listeners:
+    """Looks once for each queue that this process sends to."""
+
+    def __init__(self, client: Redis, keys: Keys) -> None:
+        self._client = client
+        self._keys = keys
+        self.looked_for: set[str] = set()
+
+    async def look(self, queue: str) -> None:
+        """Called when a message was sent there, which waits for a worker in any case."""
+        self.looked_for.add(queue)
+        client: Any = self._client  # not typed in redis-py
+        try:
+            known = await client.sismember(self._keys.queues, queue)
+        except (RedisError, OSError) as error:
+            self.looked_for.discard(queue)
+            logger.debug("not looked for a worker of queue %r: %s", queue, error)
+            return
+        if not known:
+            logger.warning(
+                "no worker has listened on queue %r yet: its messages wait until one does (`celeriq worker -Q %s`)",
+                queue,
+                queue,
+            )

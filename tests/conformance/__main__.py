@@ -33,6 +33,9 @@ LONGEST = 1800
 KEPT = ("PATH", "HOME", "LANG", "CONFORMANCE_PATIENCE")
 """What the players see of our environment."""
 
+OURS = f"{ROOT / 'src'}{os.pathsep}{ROOT}"
+"""Of this tree, whatever is installed."""
+
 PLAYED = FOLDER / "celeriq.json"
 """What celeriq did last."""
 
@@ -70,7 +73,7 @@ def played_by(system: str, only: str, order: str = "forwards") -> dict[str, Any]
         recorder = subprocess.Popen(
             [str(program), "-m", "tests.conformance.recording", system, str(told), only, order],
             cwd=ROOT,
-            env={**kept, "CONFORMANCE_REDIS": url, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "TMPDIR": folder},
+            env={**kept, "CONFORMANCE_REDIS": url, "PYTHONPATH": OURS, "PYTHONUNBUFFERED": "1", "TMPDIR": folder},
         )
         try:
             if recorder.wait(LONGEST):

@@ -21,14 +21,17 @@ from uuid import uuid4
 import redis as blocking_redis
 from redis.asyncio import Redis
 from taskiq import TaskiqEvents, TaskiqState
+from taskiq.result_backends.dummy import DummyResultBackend
 
 import celeriq
-from celeriq import AsyncResult, BoundTask, RedisBroker, Route, states
+from celeriq import AsyncResult, BoundTask, RedisBroker, Route, signals, states
 from celeriq import envelope as envelopes
 from celeriq.attempt import Attempt
 from celeriq.errors import TaskDefinitionError
-from celeriq.middleware import TimeLimits, standard
+from celeriq.middleware import Results
+from celeriq.middleware.rate_limits import per_second
 from celeriq.redis.keys import GROUP
+from celeriq.signals import Signal
 from tests.conformance import scenario
 from tests.conformance.rows import load_scenarios
 from tests.conformance.scenario import PATIENCE, TASKS, Body, Call, Canvas, NotThereYetError, Task
@@ -47,8 +50,12 @@ from tests.waiting import wait_for
 ERRORS = {"TimeoutError": celeriq.ResultTimeoutError, "OperationalError": celeriq.SendError}
 """What Celery calls by another name."""
 
-IGNORED = {"worker_prefetch_multiplier", "accept_content"}
-"""Settings that ask for what is so in any case."""
+IGNORED = {"worker_prefetch_multiplier", "accept_content", "worker_deduplicate_successful_tasks", "worker_pool"}
+"""Settings that ask for what is so in any case, or that differ on purpose."""
+
+ON_THE_COMMAND_LINE = {"worker_max_tasks_per_child": "--max-tasks-per-child", "worker_soft_shutdown_timeout": "--grace"}
+
+DEFAULTS = {"task_track_started": "track_started", "task_ignore_result": "ignore_result"}
 
 _store = Redis.from_url(URL, decode_responses=True)
 _log_store = blocking_redis.Redis.from_url(URL, decode_responses=True)
@@ -62,9 +69,16 @@ class Settings:
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         self.broker: dict[str, Any] = {}
-        self.limits: dict[str, Any] = {}
+        self.options: dict[str, Any] = {}
+        self.stores_results = given.get("result_backend", "") is not None
+        self.extended = given.get("result_extended", False)
+        self.command: list[str] = []
         for name, value in given.items():
-            if name not in IGNORED:
+            if name in ON_THE_COMMAND_LINE:
+                self.command += [ON_THE_COMMAND_LINE[name], str(value)]
+            elif name in DEFAULTS:
+                self.options[DEFAULTS[name]] = value
+            elif name not in {*IGNORED, "result_backend", "result_extended"}:
                 self._read(name, value)
 
     def _read(self, name: str, value: Any) -> None:
@@ -73,12 +87,18 @@ class Settings:
                 self.broker["default_queue"] = value
             case "task_routes":
                 self.broker["routes"] = routes(value)
-            case "result_expires":
-                self.broker["result_expires"] = value
+            case "result_expires" | "result_failure_expires":
+                self.broker[name] = value
+            case "task_create_missing_queues":
+                self.broker["create_missing_queues"] = value
+            case "task_default_priority":
+                self.broker["routes"] = {"*": Route(priority=value)}
+            case "task_annotations":
+                self.broker["overrides"] = value
             case "broker_transport_options":
                 self.broker["lease"] = value["visibility_timeout"]
             case "task_time_limit" | "task_soft_time_limit":
-                self.limits[name.removeprefix("task_")] = value
+                self.options[name.removeprefix("task_")] = value
             case _:
                 raise NotThereYetError(f"setting {name}")
 
@@ -98,11 +118,18 @@ def target(told: Any) -> Any:
 
 def make_broker(url: str = URL, **given: Any) -> RedisBroker:
     settings = Settings(given)
-    middlewares = [TimeLimits(**settings.limits) if isinstance(each, TimeLimits) else each for each in standard()]
-    options: dict[str, Any] = {"namespace": "conformance", "middlewares": middlewares, **settings.broker}
-    made = RedisBroker(url, **options)
+    said: dict[str, Any] = {"namespace": "conformance", "task_defaults": settings.options}
+    said |= {**PATIENCE_OF_WORKERS, **settings.broker}
+    made = RedisBroker(url, **said)
+    made.with_middlewares(Results(extended=settings.extended))
+    if not settings.stores_results:
+        made.with_result_backend(DummyResultBackend())
     made.add_event_handler(TaskiqEvents.WORKER_STARTUP, started_up)
     return made
+
+
+PATIENCE_OF_WORKERS = {"lease": 3.0, "unknown_grace": 0.5}
+"""Seconds, less than by default: that a worker is dead, and a task unknown, is sure so late that nobody would wait."""
 
 
 def started_up(_: TaskiqState) -> None:
@@ -121,6 +148,7 @@ def define_all(made: RedisBroker) -> dict[str, TaskDefinitionError]:
 
 
 def define(made: RedisBroker, body: Body, **options: Any) -> Any:
+    options.pop("pydantic", None)  # annotations are obeyed in any case
     base = options.get("base")
     if base is not None and not issubclass(base, BoundTask):
         options["base"] = type(base.__name__, (base, BoundTask), {})
@@ -179,6 +207,9 @@ class CeleriqResult:
     async def detail(self, name: str) -> Any:
         return getattr(await self._result.snapshot(), name, None)
 
+    async def as_tuple(self) -> Any:
+        return self._result.as_tuple()
+
     async def forget(self) -> None:
         await self._result.forget()
 
@@ -188,16 +219,6 @@ class CeleriqResult:
 
 def wrapped(result: AsyncResult[Any] | None) -> Any:
     return None if result is None else CeleriqResult(result)
-
-
-class CeleriqWorker(WorkerProcess):
-    """`celeriq worker`, which waits for what it runs until it is told a second time."""
-
-    async def tell_to_cancel(self) -> None:
-        await self.tell_to_stop()
-        # Two signals that come together are one.
-        await asyncio.sleep(0.5)
-        await self.tell_to_stop()
 
 
 class CeleriqStates:
@@ -255,7 +276,9 @@ class CeleriqApp:
             return call
         if call.kind != "chain":
             raise NotThereYetError(call.kind)
-        return celeriq.chain(*(self.signature(part) for part in call.parts))
+        return celeriq.chain(*(self.signature(part) for part in call.parts)).on_error(
+            *(self.signature(callback) for callback in call.error_callbacks)
+        )
 
     def translated(self, options: Mapping[str, Any]) -> dict[str, Any]:
         return {name: self.signature(value) if name.startswith("link") else value for name, value in options.items()}
@@ -288,12 +311,19 @@ class CeleriqApp:
     def result(self, task_id: str) -> CeleriqResult:
         return CeleriqResult(AsyncResult(task_id, broker=self.broker))
 
+    async def restored(self, told: Any) -> CeleriqResult:
+        return CeleriqResult(celeriq.result_from_tuple(told, self.broker))
+
     async def revoke(self, task_id: str, **options: Any) -> None:
         await self.broker.revoke(task_id, **options)
 
     async def record(self, task_id: str) -> dict[str, Any] | None:
         stored = await _store.get(self.broker.keys.record(task_id))
-        return json.loads(stored) if stored is not None else None
+        record: dict[str, Any] | None = json.loads(stored) if stored is not None else None
+        if record and record["traceback"]:
+            # The lines of it are those of this machine.
+            record["traceback"] = record["traceback"].partition(" ")[0]
+        return record
 
     async def stored_state(self, task_id: str) -> str | None:
         record = await self.record(task_id)
@@ -338,12 +368,31 @@ class CeleriqApp:
                     return float(score) / 1000
         return None
 
+    async def put(self, queue: str, content_type: str, body: str, headers: Mapping[str, Any]) -> None:
+        await _store.xadd(self.broker.keys.queue(queue), {"data": json.dumps([content_type, body, dict(headers)])})
+
+    async def rate_of(self, given: Any) -> Any:
+        limited = define(self.broker, _nothing, name=uuid4().hex, rate_limit=given)
+        return per_second(limited.definition.options.get("rate_limit")) or None
+
+    async def send_stamped(
+        self, task: Task, args: Sequence[Any], stamps: Mapping[str, str], **options: Any
+    ) -> CeleriqResult:
+        headers = {f"stamp {name}": value for name, value in stamps.items()}
+        sent: CeleriqResult = await self.send(task, args, None, {**options, "headers": headers})
+        return sent
+
+    async def revoke_by_stamps(self, stamps: Mapping[str, str]) -> None:
+        await self.broker.revoke_by_headers({f"stamp {name}": value for name, value in stamps.items()})
+
     async def worker_is_idle(self) -> None:
         async def idle() -> bool:
             lengths = [int(await _store.xlen(stream)) for stream in self.broker.keys.steps(self.default_queue)]
             return not any(lengths)
 
         await wait_for(idle)
+        # What is told of a task comes after its settlement.
+        await asyncio.sleep(0.3)
 
     async def option(self, task: Task, name: str) -> Any:
         return self.task(task.name).definition.options.as_dict().get(name, "none")
@@ -374,12 +423,14 @@ class CeleriqApp:
     async def worker(
         self, *queues: str, name: str = "own", concurrency: int = 1, breakable: bool = False, **settings: Any
     ) -> AsyncGenerator[WorkerProcess]:
-        Settings(settings)
+        options = Settings(settings).command
         program = str(Path(sys.executable).with_name("celeriq"))
         command = [program, "worker", "tests.conformance.celeriq_app:broker", "-c", str(concurrency)]
+        # Celery tells of each task at INFO.
+        command += ["--log-level", "DEBUG"]
         # The main one reads what no other one does.
-        command += ["-Q", ",".join(queues or (self.default_queue,))]
-        start = functools.partial(CeleriqWorker, _log_store, name, command, settings)
+        command += ["-Q", ",".join(queues or (self.default_queue,)), *options]
+        start = functools.partial(WorkerProcess, _log_store, name, command, settings)
         async with running(start, breakable=breakable) as worker:
             yield worker
 
@@ -399,9 +450,7 @@ class CeleriqApp:
                 yield player
 
     def blank(self, main: str | None = None) -> CeleriqBlank:
-        if main is not None:
-            raise NotThereYetError("a broker has no name of its own")
-        return CeleriqBlank()
+        return CeleriqBlank(main)
 
     def name_of(self, error: type[BaseException]) -> str:
         return next((name for name, kind in ERRORS.items() if kind is error), error.__name__)
@@ -440,6 +489,9 @@ class CeleriqApp:
         return definition.instance
 
 
+async def _nothing() -> None: ...
+
+
 async def _grouped(stream: str) -> bool:
     return (
         any(group["name"] == GROUP for group in await _store.xinfo_groups(stream))
@@ -462,14 +514,17 @@ async def playing(player: CeleriqApp) -> AsyncGenerator[CeleriqApp]:
 class CeleriqBlank:
     """A broker without tasks."""
 
-    def __init__(self) -> None:
-        self._broker = RedisBroker(URL, namespace=uuid4().hex)
+    def __init__(self, main: str | None) -> None:
+        self._broker = RedisBroker(URL, namespace=uuid4().hex, main=main)
 
     def __getattr__(self, name: str) -> Any:
         raise NotThereYetError(name)
 
     def define(self, body: Body, **options: Any) -> str:
         return str(define(self._broker, body, **options).task_name)
+
+    def share(self, body: Body, **options: Any) -> None:
+        celeriq.shared_task(**options)(body)
 
     def discover(self, package: str) -> None:
         here: Any = self
@@ -485,12 +540,30 @@ class CeleriqBlank:
         return await task(*args)
 
 
+def connect(told: scenario.Receiver) -> None:
+    """As far as there is such a signal here."""
+    found: Signal | None = getattr(signals, told.signal, None)
+    if found is None or (told.worker is not None and told.worker != NAME):
+        return
+
+    by_request = told.signal == "task_received"  # the sender is a worker
+
+    async def receive(**event: Any) -> None:
+        del event["signal"]
+        if not by_request or event["request"].task == told.task:
+            await told.receive(event)
+
+    found.connect(sender=None if by_request else told.task, dispatch_uid=receive)(receive)
+
+
 # -- this process ------------------------------------------------------------------------------------------------------
 
 load_scenarios()
 broker = make_broker(os.environ.get("CONFORMANCE_BROKER", URL), **SETTINGS)
 player = CeleriqApp(broker, define_all(broker))
 scenario.begin(player.as_app)
+for each in scenario.RECEIVERS:
+    connect(each)
 if NAME:
-    logging.getLogger().addHandler(TellsOfTasks(_log_store))
+    logging.getLogger("celeriq").addHandler(TellsOfTasks(_log_store))
 VERSIONS = {"celeriq": version("celeriq")}

@@ -371,6 +371,11 @@ class CeleriqApp:
     async def put(self, queue: str, content_type: str, body: str, headers: Mapping[str, Any]) -> None:
         await _store.xadd(self.broker.keys.queue(queue), {"data": json.dumps([content_type, body, dict(headers)])})
 
+    async def subscriptions(self) -> int:
+        pattern = self.broker.keys.record("*").replace("{", "[{]").replace("}", "[}]")
+        channels: Any = await _store.pubsub_channels(pattern)
+        return len(channels)
+
     async def rate_of(self, given: Any) -> Any:
         limited = define(self.broker, _nothing, name=uuid4().hex, rate_limit=given)
         return per_second(limited.definition.options.get("rate_limit")) or None
@@ -522,6 +527,10 @@ class CeleriqBlank:
 
     def define(self, body: Body, **options: Any) -> str:
         return str(define(self._broker, body, **options).task_name)
+
+    def define_class(self, name: str, body: Body) -> None:
+        # A task is a function.
+        define(self._broker, body, name=name)
 
     def share(self, body: Body, **options: Any) -> None:
         celeriq.shared_task(**options)(body)

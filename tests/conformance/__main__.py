@@ -1,6 +1,6 @@
 """`python -m tests.conformance`: Celery plays twice, celeriq once, and what they did is compared.
 
-`celery`, `celeriq` or `report` as an argument does one of these; `--only` picks scenarios by parts of names, or by rows.
+`celery`, `celeriq`, `report` or `page` (the tables of docs/leaving-celery.md) as an argument does one of these; `--only` picks scenarios by parts of names, or by rows.
 What Celery did is kept in `celery.json`, if it did the same twice; the tests compare celeriq with that.
 """
 
@@ -23,6 +23,7 @@ import psutil
 from celeriq.embedded import Valkey
 from tests.conformance import environment
 from tests.conformance.environment import FOLDER, ROOT
+from tests.conformance.page import PAGE, written
 from tests.conformance.playing import broken
 from tests.conformance.report import lines, quarrels
 from tests.conformance.rows import RECORDING
@@ -134,12 +135,17 @@ def tell(*told: str) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=__doc__)
-    parser.add_argument("what", nargs="?", choices=["celery", "celeriq", "report"], help="all of it if left out")
+    parser.add_argument(
+        "what", nargs="?", choices=["celery", "celeriq", "report", "page"], help="all of it if left out"
+    )
     parser.add_argument("--only", default="", help="parts of names, or rows, separated by commas")
     parser.add_argument("--once", action="store_true", help="Celery plays once, and nothing is kept")
     options = parser.parse_args()
     if options.what == "report":
         tell(*lines(json.loads(PLAYED.read_text()) if PLAYED.exists() else {}))
+        return 0
+    if options.what == "page":
+        PAGE.write_text(written(PAGE.read_text()))
         return 0
     failed = record(options.only, once=options.once) if options.what != "celeriq" else 0
     return compare(options.only) or failed if options.what != "celery" else failed

@@ -1,6 +1,7 @@
 """An obedient application for crash tests: its tasks do what their arguments say, and write down that they ran.
 
-`taskiq worker tests.engine:broker`, with DB_URL, BROKER_URL, BROKER_NAMESPACE and LEASE in the environment.
+`taskiq worker tests.engine:broker`, with DB_URL, BROKER_URL, BROKER_NAMESPACE and LEASE in the environment;
+the task `limited` asks for RATE and AT_ONCE, too.
 """
 
 from __future__ import annotations
@@ -74,6 +75,22 @@ async def hold_gil(name: str, seconds: float, session: TaskSession = injected) -
 
 def match_against(letters: int) -> None:
     re.match(r"(a+)+$", "a" * letters + "b")
+
+
+@broker.task(
+    name="limited",
+    rate_limit=os.environ.get("RATE", "0"),
+    concurrency_limit=int(os.environ.get("AT_ONCE", "1")),
+    concurrency_limit_key="{key}",
+)
+async def limited(name: str, key: str, seconds: float) -> None:
+    """Write down from when to when it ran, each at once: of a killed attempt the start is known."""
+    start = "insert into runs (id, key, worker) values (:id, :key, :worker) returning run"
+    async with broker.sessions.begin() as session:
+        run = await session.scalar(text(start), {"id": name, "key": key, "worker": os.getpid()})
+    await asyncio.sleep(seconds)
+    async with broker.sessions.begin() as session:
+        await session.execute(text("update runs set ended = clock_timestamp() where run = :run"), {"run": run})
 
 
 @broker.task(name="poison")

@@ -77,7 +77,7 @@ class Engine(Protocol):
 
     async def acquire(self, attempt: Attempt, kind: str, most: int) -> bool | None: ...
 
-    async def reserve(self, kind: str, seconds: float, before: int | None, late: float) -> tuple[float, int]: ...
+    async def reserve(self, kind: str, seconds: float, before: int | None, late: float) -> int | None: ...
 
     def is_revoked(self, call: Envelope) -> bool: ...
 
@@ -103,8 +103,6 @@ class Attempt:
     children: list[str] = field(default_factory=list[str])
     """Ids of the tasks that it has sent (CALL-12)."""
     outcome: Outcome | None = None
-    has_slot: bool = False
-    """Whether others of its kind wait until it has ended."""
     called_off: Outcome | None = None
     """How it ends when it is cancelled, if not because its worker stops."""
     stored: bytes = b""
@@ -138,6 +136,11 @@ class Attempt:
     @property
     def retries(self) -> int:
         return int(self.message.labels.get(RETRIES_LABEL, 0))
+
+    @property
+    def ticket(self) -> str:
+        """The name of its slot, if a limit gives it one: no other message has the same, whatever their task ids are."""
+        return self.envelope.ticket or f"{self.delivery.stream}/{self.delivery.entry_id.decode()}"
 
     def open_session(self) -> AsyncSession:
         return self.engine.new_session()
@@ -290,7 +293,6 @@ class Attempt:
     def fail_unbegun(self, definition: Definition, error: BaseException) -> None:
         """Decide the outcome of an attempt that nobody can make any more."""
         self._prepare(definition)
-        self.has_slot = True  # perhaps
         self._end(Failed(error, dead_because=str(error)))
 
     @property

@@ -62,6 +62,8 @@ class Envelope(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Seconds since 1970 before which it does not run, as it was asked for (CALL-05)."""
     reserved: int | None = None
     """Microseconds since 1970 at which its rate lets it start."""
+    ticket: str = ""
+    """The name of the slot that it may have while it waits for its rate."""
     options: dict[str, Any] = {}
     """What the call says of the task's options (CALL-02)."""
     signature: str = ""
@@ -136,7 +138,7 @@ def within(limit: int, encoded: bytes, what: str) -> bytes:
 
 def for_retry(envelope: Envelope, changes: Mapping[str, Any] | None = None, *, counted: bool = True) -> Envelope:
     """The same message for its next run: same id, one retry more (RETRY-01), all else as it was (RETRY-08)."""
-    again = replace(envelope, **{"reserved": None, "redelivered": False, **(changes or {})})
+    again = replace(without_turn(envelope), **{"redelivered": False, **(changes or {})})
     if not counted:
         return again
     labels = {**again.labels, RETRIES_LABEL: str(int(again.labels.get(RETRIES_LABEL, 0)) + 1)}
@@ -145,7 +147,12 @@ def for_retry(envelope: Envelope, changes: Mapping[str, Any] | None = None, *, c
 
 def postponed(envelope: Envelope) -> Envelope:
     """The same message, which could not begin."""
-    return replace(envelope, postponed=envelope.postponed + 1)
+    return replace(without_turn(envelope), postponed=envelope.postponed + 1)
+
+
+def without_turn(envelope: Envelope) -> Envelope:
+    """The same message behind all others that wait for a limit: it has had its moment, and given its slot back."""
+    return replace(envelope, reserved=None, ticket="")
 
 
 def next_steps(envelope: Envelope, value: Any) -> list[Envelope]:

@@ -53,15 +53,15 @@ class Postponed:
 class Deferred:
     """It may not begin yet, and runs later; nothing of it is told, and the slot that it has it keeps."""
 
-    delay: float
-    """Seconds until then."""
+    at: float
+    """Seconds since 1970."""
     changes: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Fields of its envelope that are other ones then."""
 
 
 @dataclass(frozen=True, slots=True)
 class InLine:
-    """It has left its queue, and comes back when others have ended: there is nothing to settle."""
+    """Its message waits in Redis until others have ended: there is nothing to settle."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,7 @@ class AsyncResult(AsyncTaskiqTask[R]):
     """The state and the result of a task, by its id: `AsyncResult(task_id, broker=broker)`, or what `delay()` returned.
 
     It is Taskiq's handle, too, which waits without asking again and again (W37). It asks at each call, until the task
-    has ended: what is stored then it keeps (RES-05).
+    has succeeded, which is final: what is stored then it keeps (RES-05, ST-07).
     """
 
     def __init__(
@@ -139,9 +139,11 @@ class AsyncResult(AsyncTaskiqTask[R]):
         if self.ignored:
             return cast("R", None)
         try:
-            stored = self._ended = self._ended or await self._pushes.wait(self.task_id, timeout)
+            stored = self._ended or await self._pushes.wait(self.task_id, timeout)
         except TimeoutError as error:
             raise ResultTimeoutError(f"task {self.task_id} has not ended within {timeout:g} s") from error
+        if stored.status == SUCCESS:
+            self._ended = stored
         if stored.failed:
             failed = _exception(stored)
             if propagate:
@@ -180,7 +182,7 @@ class AsyncResult(AsyncTaskiqTask[R]):
         if self._ended is not None:
             return self._ended
         found = await self._pushes.find(self.task_id)
-        if found is not None and found.ready:
+        if found is not None and found.status == SUCCESS:
             self._ended = found
         return found
 

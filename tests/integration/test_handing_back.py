@@ -77,6 +77,19 @@ async def test_of_many_suspects_one_runs_at_a_time_and_innocents_beside_it(broke
     await broker.shutdown()
 
 
+async def test_however_many_suspects_there_are_they_hide_nobody(broker: RedisBroker) -> None:
+    task: Any = next(iter(broker.local_task_registry.values()))
+    await task.kiq_many([(number,) for number in range(10, 250)])
+    stream = broker.keys.queue("default")
+    await broker._client.xreadgroup(GROUP, "dead", {stream: ">"}, count=240)
+    await give_up(broker, "7")
+    last: Any = await broker._client.xrevrange(stream, count=1)
+    await broker._client.hdel(broker.keys.crashes, f"{stream}/{last[0][0].decode()}")
+    broker.queues._most = 20
+    assert sorted(delivery.crashes for delivery in await broker.queues.take()) == [0, 1]
+    await broker.shutdown()
+
+
 async def test_the_next_crash_counts_against_the_suspects_alone(broker: RedisBroker) -> None:
     await give_up(broker, "7")
     crashes = await broker._client.hkeys(broker.keys.crashes)

@@ -30,7 +30,7 @@ class ConcurrencyOptions(DeclaredOptions):
 
 
 class ConcurrencyLimits(Middleware):
-    """Lets so many run; the others leave their queue and wait in line, where they hold no slot of a worker."""
+    """Lets so many run; the others wait in line, where they hold no slot of a worker."""
 
     options = ConcurrencyOptions
 
@@ -53,5 +53,4 @@ class ConcurrencyLimits(Middleware):
         may_run = await attempt.engine.acquire(attempt, kind, mine.concurrency_limit)
         if may_run is None:
             return Released()
-        attempt.has_slot = may_run
         return None if may_run else InLine()

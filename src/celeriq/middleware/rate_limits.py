@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 from dataclasses import dataclass
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
     from celeriq.definition import Definition
 
 LATE = 0.1
-"""Seconds that a task may start after the moment that was reserved for it; later it needs another one. In no second do
-more start than the rate says and those of so many seconds more."""
+"""Seconds by which tasks may start closer to each other than the rate says, if they come late to their moments. In no
+second may more start than the rate says, those of so many seconds more, and one."""
+
+SUSPECTS_ASK_AGAIN = 0.05
+"""Seconds; there is one at a time, and it needs no moment of its own, only that others leave one."""
 
 _RATE = re.compile(r"^(\d+(?:\.\d+)?)(?:/([smh]))?$")
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -52,7 +56,10 @@ class RateOptions(DeclaredOptions):
 
 
 class RateLimits(Middleware):
-    """Reserves the next moment for a task once, and sends it there: it holds no slot while it waits."""
+    """Reserves the next moment for a task once, and sends it there: it holds no slot while it waits.
+
+    A message that a worker died with waits in its slot.
+    """
 
     options = RateOptions
 
@@ -69,5 +76,15 @@ class RateLimits(Middleware):
         rate = per_second(mine.rate_limit)
         assert rate
         kind = kind_of(attempt, mine.rate_limit_key)
-        wait, moment = await attempt.engine.reserve(kind, 1 / rate, attempt.envelope.reserved, LATE)
-        return Deferred(wait, {"reserved": moment}) if wait > 0 else None
+        if attempt.delivery.crashes:
+            # Sent again, its crashes would not be known, and it would not run alone: poison would never end.
+            while await attempt.engine.reserve(kind, 1 / rate, 0, LATE):  # noqa: ASYNC110 - there is no event
+                await asyncio.sleep(SUSPECTS_ASK_AGAIN)
+            return None
+        moment = await attempt.engine.reserve(kind, 1 / rate, attempt.envelope.reserved, LATE)
+        return None if moment is None else Deferred(_in_milliseconds(moment), {"reserved": moment})
+
+
+def _in_milliseconds(moment: int) -> float:
+    """In seconds, and as Redis knows when a message is due: not a moment too early."""
+    return math.ceil(moment / 1000) / 1000

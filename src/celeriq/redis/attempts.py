@@ -16,7 +16,7 @@ from taskiq.message import TaskiqMessage
 
 from celeriq import envelope, record, signals
 from celeriq.attempt import Attempt, Delivery
-from celeriq.envelope import VERSION, Envelope, for_retry, postponed
+from celeriq.envelope import VERSION, Envelope, for_retry, postponed, without_turn
 from celeriq.errors import EncodeError, NotRegistered, WorkerLostError
 from celeriq.middleware import Revocation
 from celeriq.outcome import (
@@ -154,7 +154,7 @@ class Attempts:
             parcels=self._parcels_after(attempt, outcome),
             dead_because=dead_because,
             history=b"" if isinstance(outcome, Deferred) else self._history(attempt, outcome),
-            slot=attempt.envelope.id if attempt.has_slot and not isinstance(outcome, Deferred) else "-",
+            ticket="-" if isinstance(outcome, Deferred) else attempt.envelope.ticket,
         )
 
     def _parcels_after(self, attempt: Attempt, outcome: Outcome) -> list[Parcel]:
@@ -162,9 +162,11 @@ class Attempts:
             again = for_retry(attempt.envelope, outcome.changes, counted=outcome.counted)
             return [self._again(attempt, again, outcome.delay, outcome.at, outcome.changes)]
         if isinstance(outcome, Deferred):
-            return [self._again(attempt, replace(attempt.envelope, **outcome.changes), outcome.delay)]
+            later = replace(attempt.envelope, ticket=attempt.ticket, **outcome.changes)
+            return [self._again(attempt, later, at=outcome.at)]
         if isinstance(outcome, Postponed):
-            again = postponed(attempt.envelope) if outcome.counted else replace(attempt.envelope, redelivered=True)
+            again = postponed(attempt.envelope) if outcome.counted else without_turn(attempt.envelope)
+            again.redelivered = again.redelivered or not outcome.counted
             return [self._again(attempt, again, outcome.delay)]
         return [
             Parcel(step.queue or self._broker.queue_name, encoded, step.priority, step.delay)
@@ -175,7 +177,7 @@ class Attempts:
         self,
         attempt: Attempt,
         again: Envelope,
-        delay: float,
+        delay: float = 0.0,
         at: float | None = None,
         changes: Mapping[str, Any] | None = None,
     ) -> Parcel:
@@ -235,16 +237,17 @@ class Attempts:
             await self.settle(attempt)
             return
         records: list[tuple[str, bytes]] = []
+        ticket = ""
         if task_id := envelope.head(delivery)[1]:
             records.append((task_id, record.encode(record.failure(task_id, error, 0.0))))
         with suppress(msgspec.DecodeError, ValueError):
-            records += _records_of_later_steps(envelope.decode(delivery), error)
+            read = envelope.decode(delivery)
+            records += _records_of_later_steps(read, error)
+            ticket = read.ticket
         history = record.encode(
             HistoryEntry(id=task_id, queue=delivery.queue, state="DEAD", error=record.describe(error))
         )
-        await self._settle(
-            Ending(delivery, records=records, dead_because=str(error), history=history, slot=task_id or "-")
-        )
+        await self._settle(Ending(delivery, records=records, dead_because=str(error), history=history, ticket=ticket))
 
     def _never_begun(self, delivery: Delivery, error: Exception) -> Attempt | None:
         """The failure of a task that is known here, of which whoever wants to know is told; None for other messages."""
@@ -271,7 +274,7 @@ class Attempts:
         elif self._broker.find_task(attempt.message.task_name) is None:
             await self._park_unknown(attempt)
         else:
-            attempt.acknowledged = await self._broker.settlement.settle(Ending(delivery, early=True))
+            attempt.acknowledged = await self._broker.settlement.settle(Ending(delivery, early=True, ticket="-"))
             if not attempt.acknowledged:
                 # It runs elsewhere by now, and does not here: see `Attempt.run`.
                 attempt.outcome = Released()

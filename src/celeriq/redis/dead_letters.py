@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from celeriq import envelope, record
-from celeriq.envelope import Envelope
+from celeriq.envelope import Envelope, without_turn
 from celeriq.redis.keys import Keys, step_of
 from celeriq.redis.scripts import Scripts
 
@@ -78,7 +78,7 @@ class DeadLetters:
             raise ValueError(f"dead letter {letter_id} cannot be read, so no worker could: purge it")
         read = letter.envelope
         again = replace(
-            read,
+            without_turn(read),
             args=read.args if args is None else list(args),
             kwargs=read.kwargs if kwargs is None else dict(kwargs),
             postponed=0,

@@ -47,15 +47,20 @@ end
 
 -- What was handed back runs before what is new: it has waited its turn once. A suspect runs alone.
 local function take_released(key)
-  local stream = KEYS[key]
-  for _, pending in ipairs(redis.call('XPENDING', stream, group, '-', '+', LOOK_AT, 'released')) do
-    if free <= #taken then return end
-    local crashes = tonumber(redis.call('HGET', KEYS[1], stream .. '/' .. pending[1]) or '0')
-    if crashes == 0 or suspects then
-      take(key, redis.call('XCLAIM', stream, group, consumer, 0, pending[1])[1], crashes)
-      if crashes > 0 then suspects = false end
+  local stream, from, page = KEYS[key], '-', nil
+  repeat
+    page = redis.call('XPENDING', stream, group, from, '+', LOOK_AT, 'released')
+    for _, pending in ipairs(page) do
+      if free <= #taken then return end
+      from = '(' .. pending[1]
+      local crashes = tonumber(redis.call('HGET', KEYS[1], stream .. '/' .. pending[1]) or '0')
+      if crashes == 0 or suspects then
+        take(key, redis.call('XCLAIM', stream, group, consumer, 0, pending[1])[1], crashes)
+        if crashes > 0 then suspects = false end
+      end
     end
-  end
+    -- Behind many suspects there may be others.
+  until #page < LOOK_AT
 end
 
 local function take_new(key)

@@ -22,6 +22,8 @@ RELEASED = "released"
 """In this name those messages are pending that were handed back."""
 PARKED = "parked"
 """In this one those that no worker could run so far."""
+WAITING = "waiting"
+"""And in this one those that wait in line, until one of their kind has ended."""
 
 MOST_PENDING = 100_000
 """More than any worker holds."""

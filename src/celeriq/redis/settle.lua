@@ -1,12 +1,13 @@
 -- Ends attempts, each once and whole: states and results, the next messages, the history, the acknowledgement.
 -- Lua is isolated but not transactional: checks first, then writes that memory can refuse, the acknowledgement last.
--- KEYS  1 crashes (hash)  2 history (stream)  3 wake (channel)  4 who has a slot (hash: task id to kind), behind which
---       those that run and the line of a kind are `running:` and `line:`  then for each attempt: its stream, its records, where
---       its next messages go (streams, or sorted sets of delayed ones), the dead letters (stream) if it is one
--- ARGV  1 group  2 consumer  3 milliseconds to keep a record, -1 for ever  4 entries of history to keep  5 dead letters to keep
---       6 milliseconds to keep them  7 milliseconds to keep the record of a failure  then for each attempt: a line of entry id, whether it is fenced, numbers of
---       records and of next messages, whether it is dead, whether it has a history entry, and the task id if it may have
---       a slot ('-' if not); records; for each next
+-- KEYS  1 crashes (hash)  2 history (stream)  3 wake (channel)  4 who has a slot (hash: ticket to limit and kind),
+--       beside which those that run and the line of a kind are `running:` and `line:`  then for each attempt: its stream, its
+--       records, where its next messages go (streams, or sorted sets of delayed ones), the dead letters (stream) if it is one
+-- ARGV  1 group  2 consumer  3 milliseconds to keep a record, -1 for ever  4 entries of history to keep
+--       5 dead letters to keep  6 milliseconds to keep them  7 milliseconds to keep the record of a failure
+--       then for each attempt: a line of entry id, whether it is fenced, numbers of
+--       records and of next messages, whether it is dead, whether it has a history entry, and the ticket of the slot that
+--       it gives back if it has one ('' its place, '-' it keeps it); records; for each next
 --       message when it is due ('' now, '+ms' from now, '@ms' since 1970) and the message (behind the digit of its priority step, if it is delayed);
 --       why it is dead, and message; history entry. In one line because each argument costs as much as a command.
 -- Answers for each attempt with 1, 0 if it is no longer this consumer's, or the text of an error.
@@ -16,14 +17,15 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local key, argument = 4, 7
 local wake = false
+local limits = redis.call('EXISTS', KEYS[4]) == 1
 
 local function next_key() key = key + 1 return KEYS[key] end
 local function next_argument() argument = argument + 1 return ARGV[argument] end
 
 local function read_attempt()
-  local entry, fenced, records, messages, dead, history, slot =
+  local entry, fenced, records, messages, dead, history, ticket =
     string.match(next_argument(), '^(%S+) (%d) (%d+) (%d+) (%d) (%d) (.*)$')
-  local attempt = {stream = next_key(), entry = entry, fenced = fenced == '1', records = {}, messages = {}, slot = slot}
+  local attempt = {stream = next_key(), entry = entry, fenced = fenced == '1', records = {}, messages = {}, ticket = ticket}
   for index = 1, tonumber(records) do attempt.records[index] = {next_key(), next_argument()} end
   for index = 1, tonumber(messages) do
     attempt.messages[index] = {next_key(), next_argument(), next_argument()}
@@ -60,21 +62,35 @@ local function bury(attempt)
   redis.call('XTRIM', attempt.dead, 'MINID', now - ARGV[6])
 end
 
--- Whoever waits longest gets the slot, and goes back to its queue with it.
-local function release(task)
-  local kind = redis.call('HGET', KEYS[4], task)
-  if not kind then return end
+-- The ticket of who waits longest, handed back to its queue, where it comes before what is new; nil if nobody waits.
+local function next_in_line(line)
+  while true do
+    local ticket, stream, entry = string.match(redis.call('LPOP', line) or '', '^([^\n]+)\n([^\n]+)\n(.*)$')
+    if not ticket then return nil end
+    -- Somebody may have deleted it, or its queue.
+    if #redis.pcall('XPENDING', stream, group, entry, entry, 1, 'waiting') == 1
+      and #redis.call('XCLAIM', stream, group, 'released', 0, entry, 'JUSTID') == 1 then
+      wake = true
+      return ticket
+    end
+  end
+end
+
+-- As many as wait get a slot: one, and more or none if the limit is another one by now.
+local function release(ticket)
+  local slot = redis.call('HGET', KEYS[4], ticket)
+  if not slot then return end
+  local most, kind = string.match(slot, '^(%d+) (.*)$')
   local base = string.sub(KEYS[4], 1, -#'slots' - 1)
   local running, line = base .. 'running:' .. kind, base .. 'line:' .. kind
-  local id, stream, message = string.match(redis.call('LINDEX', line, 0) or '', '^(%S+) (%S+) (.*)$')
-  if id then
-    redis.call('XADD', stream, '*', 'data', message)
-    redis.call('LPOP', line)
-    redis.call('SADD', running, id)
-    redis.call('HSET', KEYS[4], id, kind)
+  redis.call('SREM', running, ticket)
+  redis.call('HDEL', KEYS[4], ticket)
+  for _ = redis.call('SCARD', running) + 1, most do
+    local following = next_in_line(line)
+    if not following then return end
+    redis.call('SADD', running, following)
+    redis.call('HSET', KEYS[4], following, slot)
   end
-  redis.call('SREM', running, task)
-  redis.call('HDEL', KEYS[4], task)
 end
 
 local function settle(attempt)
@@ -89,7 +105,7 @@ local function settle(attempt)
   if attempt.history then
     redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', 'data', attempt.history)
   end
-  if attempt.slot ~= '-' then release(attempt.slot) end
+  if limits and attempt.ticket ~= '-' then release(attempt.ticket ~= '' and attempt.ticket or stream .. '/' .. entry) end
   redis.call('XACK', stream, group, entry)
   redis.call('XDEL', stream, entry)
   -- A suspect has ended, so that the next one may run.

@@ -46,8 +46,8 @@ class Ending(msgspec.Struct, frozen=True):
     """Its next run, or what follows it."""
     dead_because: str = ""
     history: bytes = b""
-    slot: str = "-"
-    """The task id, if it may have a slot that others wait for."""
+    ticket: str = ""
+    """Of the slot that it gives back, if it has one: '' is its place in the queue, '-' keeps it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ class Settlement:
         delivery, records, parcels = ending.delivery, ending.records if stores else (), ending.parcels
         numbers = (ending.fenced, len(records), len(parcels), bool(ending.dead_because), bool(ending.history))
         keys.append(delivery.stream)
-        arguments.append(b"%b %d %d %d %d %d %b" % (delivery.entry_id, *numbers, ending.slot.encode()))
+        arguments.append(b"%b %d %d %d %d %d %b" % (delivery.entry_id, *numbers, ending.ticket.encode()))
         for task_id, stored in records:
             keys.append(self._keys.record(task_id))
             arguments.append(stored)

@@ -477,20 +477,21 @@ class RedisBroker(RedisStreamBroker):
 
         If not, its message waits in line, and comes back with a slot.
         """
-        call, delivery, keys = attempt.envelope, attempt.delivery, self.keys
-        places = [delivery.stream, keys.slots, keys.running(kind), keys.line(kind), keys.crashes]
-        arguments = [GROUP, delivery.worker, delivery.entry_id, call.id, kind, most, bytes(delivery)]
+        delivery, keys = attempt.delivery, self.keys
+        places = [delivery.stream, keys.slots, keys.running(kind), keys.line(kind)]
+        arguments = [GROUP, delivery.worker, delivery.entry_id, attempt.ticket, kind, most]
         answer = await persistently(lambda: self._scripts.acquire(keys=places, args=arguments))
         return None if answer < 0 else bool(answer)
 
-    async def reserve(self, kind: str, seconds: float, before: int | None, late: float) -> tuple[float, int]:
-        """Seconds until what was reserved, and that moment in microseconds since 1970.
+    async def reserve(self, kind: str, seconds: float, before: int | None, late: float) -> int | None:
+        """The moment that is reserved for a start, in microseconds since 1970; None if it is now.
 
-        `seconds` lie between two starts of a kind; a moment that was reserved `before` holds for `late` seconds.
+        `seconds` lie between two starts of a kind, less those that come up to `late` seconds after the moment that was
+        reserved `before`. With 0 for that nothing is reserved: ask again.
         """
         arguments = [round(seconds * 1e6), "" if before is None else before, round(late * 1e6)]
-        wait, moment = await persistently(lambda: self._scripts.reserve(keys=[self.keys.rate(kind)], args=arguments))
-        return int(wait) / 1e6, int(moment)
+        moment = await persistently(lambda: self._scripts.reserve(keys=[self.keys.rate(kind)], args=arguments))
+        return int(moment) or None
 
     def is_revoked(self, call: Envelope) -> bool:
         """Whether a call was called off, as far as this worker has been told."""

@@ -26,7 +26,7 @@ from celeriq.redis.attempts import Attempts
 from celeriq.redis.connections import cancellations
 from celeriq.redis.keys import GROUP, Keys
 from celeriq.redis.lease import Lease, patient_client
-from celeriq.redis.queues import PARKED, RELEASED, Queues, release_keys
+from celeriq.redis.queues import PARKED, RELEASED, WAITING, Queues, release_keys
 from celeriq.redis.scripts import SOURCES
 from celeriq.redis.sleep import Sleep
 from celeriq.redis.watch import LOOK_AGAIN, Watch
@@ -210,7 +210,7 @@ class Worker:
     def _holders(self, client: SyncRedis) -> set[str]:
         """Who holds messages."""
         consumers = [one for several in self._consumers(client).values() for one in several]
-        return {one["name"].decode() for one in consumers if one["pending"]} - {RELEASED, PARKED}
+        return {one["name"].decode() for one in consumers if one["pending"]} - {RELEASED, PARKED, WAITING}
 
     def _recover(self, client: SyncRedis, worker: str, beat: str) -> None:
         """Hand back what a dead worker holds."""

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from celeriq import AsyncResult, BoundTask, RedisBroker, TaskDefinitionError
+from celeriq.attempt import Attempt
 from celeriq.middleware import ConcurrencyLimits, RateLimits, standard
 from celeriq.middleware.rate_limits import LATE, per_second
+from celeriq.redis.keys import GROUP
+from celeriq.redis.queues import release_keys
 from tests.integration.conftest import MakeBroker
 from tests.waiting import wait_for
 from tests.workers import running
@@ -81,6 +84,39 @@ async def test_a_retry_needs_a_moment_of_its_own(make_broker: MakeBroker) -> Non
     async with running(broker):
         await (await flaky.delay()).get(timeout=WAIT)
     assert max(starts) - min(starts) >= 3 / 4 - 3 * LATE
+
+
+async def test_who_comes_late_to_its_moment_starts_as_soon_as_the_rate_allows(make_broker: MakeBroker) -> None:
+    """However many moments others have reserved behind it: else a backlog would keep all of them from starting."""
+    broker, every = make_broker(), 1.0
+    assert await broker.reserve("late", every, None, LATE) is None
+    moments = [await broker.reserve("late", every, None, LATE) for _ in range(20)]
+
+    async def starts() -> bool:
+        return await broker.reserve("late", every, moments[0], LATE) is None
+
+    await wait_for(starts, within=10)
+    assert not await starts(), "one moment, two starts"
+
+
+async def test_a_rate_forgets_no_crash(make_broker: MakeBroker) -> None:
+    """A suspect waits where it is: a poisonous message that was sent again would kill for ever."""
+    broker = make_broker()
+    crashes: list[int] = []
+
+    @broker.task(name="suspect", rate_limit=2)
+    async def suspect() -> None:
+        crashes.append(Attempt.current().delivery.crashes)
+
+    sent = [await suspect.delay() for _ in range(2)]
+    stream = broker.keys.queue("default")
+    await broker.queues.declare()
+    await broker._client.xreadgroup(GROUP, "dead", {stream: ">"}, count=2)
+    await broker._client.hset(broker.keys.beats, "dead", "7")
+    await broker._scripts.release(keys=[*release_keys(broker.keys), stream], args=[GROUP, "dead", "7"])
+    async with running(broker):
+        await finished(sent)
+    assert crashes == [1, 1]
 
 
 async def test_no_more_run_at_a_time_than_the_limit_of_their_key(make_broker: MakeBroker) -> None:

@@ -14,6 +14,7 @@ from broker.correlation import Correlation
 from broker.settings import BrokerSettings
 from celeriq import RedisBroker
 from celeriq.middleware import (
+    CircuitBreaker,
     ConcurrencyLimits,
     EarlyEnds,
     Expiry,
@@ -25,6 +26,7 @@ from celeriq.middleware import (
     Signals,
     TimeLimits,
     TrackStarted,
+    UniqueTasks,
 )
 from db.engine import open_sessions
 
@@ -36,11 +38,16 @@ broker = RedisBroker(
     settings.url,
     namespace=settings.namespace,
     lease=settings.lease,
+    queues=settings.read_queues,
+    # What computes and what waits for others, so that a worker may be given one of them; by default it reads all.
+    routes={"documents.*": "cpu_heavy", "mail.*": "io_heavy"},
     middlewares=[
         Correlation(),
         Announcement(),
         Revocation(),  # what was called off does not run, or is ended
         Expiry(),  # nor what comes too late
+        UniqueTasks(),  # nor what waits or runs already
+        CircuitBreaker(),  # and what fails again and again has to wait
         ConcurrencyLimits(),  # so many at a time, over all workers
         RateLimits(),  # so many in a second
         Signals(),  # tell functions of yours

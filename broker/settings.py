@@ -19,11 +19,18 @@ class BrokerSettings(BaseSettings):
     lease: float = 30.0
     """Seconds after which a silent worker's messages run elsewhere. Defaults to 30."""
 
+    queues: str | None = None
+    """What a worker reads, with commas between. Defaults to none: the queues of all tasks."""
+
     pool_size: int = 10
     """Connections that one process keeps to the database. Defaults to 10, and a fifth more under pressure."""
 
     log_format: str = "console"
     """`console` for people, `json` for machines. Defaults to console."""
+
+    @property
+    def read_queues(self) -> list[str] | None:
+        return None if self.queues is None else [name.strip() for name in self.queues.split(",")]
 
     @property
     def pool(self) -> PoolAdvice:

@@ -1,5 +1,5 @@
 """What the application does later. `taskiq worker broker:broker tasks` imports this package and so finds every task."""
 
-from tasks import articles, documents, users
+from tasks import articles, documents, mail, users
 
-__all__ = ["articles", "documents", "users"]
+__all__ = ["articles", "documents", "mail", "users"]

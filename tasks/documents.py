@@ -19,7 +19,7 @@ class DocumentGoneError(LookupError):
     """The document was deleted before its chunks could be stored."""
 
 
-@broker.task(name="documents.ingest_pdf")
+@broker.task(name="documents.ingest_pdf", concurrency_limit=settings.at_once)
 async def ingest_pdf(
     document_id: UUID, session: TaskSession = injected, task: CurrentTask = injected
 ) -> dict[str, str | int]:

@@ -9,6 +9,9 @@ class IngestSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="INGEST_")
 
+    at_once: int = Field(default=8, ge=1)
+    """Documents ingested at a time, in all workers together; the others hold no slot. Defaults to 8."""
+
     processes: int = Field(default=1, ge=1)
     """Processes for CPU-bound work beside each worker and API process. Defaults to 1."""
 
@@ -26,3 +29,18 @@ class IngestSettings(BaseSettings):
 
     embedding_model: str | None = None
     """A sentence-transformers model with 384 dimensions. Defaults to none: hashed words, which need no model."""
+
+
+class MailSettings(BaseSettings):
+    """Who delivers mail; variables begin with `MAIL_`."""
+
+    model_config = SettingsConfigDict(env_prefix="MAIL_")
+
+    url: str | None = None
+    """Where mails are posted as JSON. Defaults to none: they are written to the log."""
+
+    per_second: float = Field(default=10, ge=0)
+    """Mails that may be posted in a second, by all workers together; 0 is no limit. Defaults to 10."""
+
+    timeout: float = Field(default=10, gt=0)
+    """Seconds to wait for the service. Defaults to 10."""

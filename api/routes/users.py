@@ -11,6 +11,7 @@ from api.routes.tasks import Accepted
 from api.text import Id, Text
 from celeriq.fastapi import RequestSession
 from db import users
+from tasks.mail import send_welcome
 from tasks.users import activate_user
 
 router = APIRouter(prefix="/users", tags=["users"])
@@ -47,6 +48,9 @@ async def show(user_id: Id, session: RequestSession) -> UserView:
 
 @router.post("/{user_id}/activation", status_code=status.HTTP_202_ACCEPTED)
 async def activate(user_id: Id, session: RequestSession) -> Accepted:
-    if await users.get(session, user_id) is None:
+    """Activate a user, who is greeted by mail when that has succeeded."""
+    user = await users.get(session, user_id)
+    if user is None:
         raise HTTPException(status.HTTP_404_NOT_FOUND, f"There is no user {user_id}.")
-    return Accepted(task_id=(await activate_user.kiq(user_id)).task_id)
+    greeting = [] if user.is_active else [send_welcome.si(user_id)]
+    return Accepted(task_id=(await activate_user.apply_async((user_id,), link=greeting)).task_id)

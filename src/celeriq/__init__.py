@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from celeriq.errors import (
         CeleriqError,
         CommitTimeoutError,
+        DuplicateCallError,
         DuplicateTaskNameWarning,
         EncodeError,
         MaxRetriesExceededError,
@@ -50,6 +51,7 @@ __all__ = [
     "CurrentTask",
     "DeadLetter",
     "DeadLetters",
+    "DuplicateCallError",
     "DuplicateTaskNameWarning",
     "EncodeError",
     "Ignore",
@@ -97,6 +99,7 @@ _HOMES = {
     "CurrentTask": "celeriq.bound_task",
     "DeadLetter": "celeriq.redis.dead_letters",
     "DeadLetters": "celeriq.redis.dead_letters",
+    "DuplicateCallError": "celeriq.errors",
     "EncodeError": "celeriq.errors",
     "Ignore": "celeriq.outcome",
     "MaxRetriesExceededError": "celeriq.errors",

@@ -20,7 +20,7 @@ from taskiq.message import TaskiqMessage
 from celeriq import envelope, record
 from celeriq.definition import Definition
 from celeriq.dependencies import OpenedDependencies
-from celeriq.envelope import RETRIES_LABEL, Envelope, next_steps, within
+from celeriq.envelope import RETRIES_LABEL, Claim, Envelope, next_steps, within
 from celeriq.errors import CeleriqError, WorkerLostError
 from celeriq.hooks import NO_HOOKS, Hooks
 from celeriq.options import NO_OPTIONS, Options
@@ -78,6 +78,14 @@ class Engine(Protocol):
     async def acquire(self, attempt: Attempt, kind: str, most: int) -> bool | None: ...
 
     async def reserve(self, kind: str, seconds: float, before: int | None, late: float) -> int | None: ...
+
+    async def claim(self, call: Envelope, claim: Claim, *, replace: bool) -> str: ...
+
+    async def circuit_open_until(self, kind: str, call: Envelope, period: float) -> float | None: ...
+
+    async def report_to_circuit(
+        self, kind: str, call: Envelope, *, succeeded: bool | None, failures: int, period: float
+    ) -> None: ...
 
     def is_revoked(self, call: Envelope) -> bool: ...
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, cast, runtime_checkable
 
+from msgspec.structs import replace as with_fields
 from taskiq.abc.broker import AsyncBroker
 from taskiq.abc.middleware import TaskiqMiddleware
 from taskiq.kicker import AsyncKicker
@@ -13,10 +14,10 @@ from taskiq.labels import prepare_label
 from taskiq.utils import maybe_awaitable
 
 from celeriq.attempt import Attempt
-from celeriq.envelope import VERSION, Envelope, of_message
+from celeriq.definition import Definition
+from celeriq.envelope import VERSION, Claim, Envelope, of_message
 from celeriq.errors import SendError
-from celeriq.hooks import SendingHooks
-from celeriq.options import Options
+from celeriq.hooks import Middleware, SendingHooks
 from celeriq.result import AsyncResult
 
 if TYPE_CHECKING:
@@ -39,11 +40,13 @@ class Sends(Protocol):
 
     async def send_many(self, envelopes: Sequence[Envelope]) -> list[Exception | None]: ...
 
+    async def send_unique(self, envelope: Envelope, claim: Claim, *, replace: bool, at: float | None = None) -> str: ...
+
 
 class Kicker(AsyncKicker[P, R], Generic[P, R]):
     """Taskiq's way to change a call before it is sent: `task.kicker().with_labels(queue="slow").kiq(1)`."""
 
-    task_options: Options | None = None
+    definition: Definition | None = None
     """None for a task that is not registered here."""
 
     async def kiq(self, *args: P.args, **kwargs: P.kwargs) -> Any:
@@ -51,8 +54,7 @@ class Kicker(AsyncKicker[P, R], Generic[P, R]):
         if not _takes_envelopes(type(self.broker)):
             return await super().kiq(*args, **kwargs)
         envelope = await self.envelope(args, kwargs)
-        await self.send(envelope)
-        return await self.sent(envelope)
+        return await self.sent(envelope, await self.send(envelope))
 
     async def envelope(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any] | None = None
@@ -72,12 +74,44 @@ class Kicker(AsyncKicker[P, R], Generic[P, R]):
         self._stamp(envelope, options or {})
         return envelope
 
-    async def send(self, envelope: Envelope, at: float | None = None) -> None:
-        """Send what `envelope` made of a call, or of several. Raises `SendError`."""
+    async def send(self, envelope: Envelope, at: float | None = None) -> str:
+        """Send what `envelope` made of a call, or of several; the id of the call that stands for it, its own or an
+        earlier one's.
+
+        Raises `SendError`, and `DuplicateCallError` if the task says so.
+        """
         broker = sending(self.broker)
         for publishing in broker.sending_hooks().publishing:
             await publishing(envelope)
+        sender = self._sender()
+        if sender is not None and self.definition is not None:
+            return await sender.send(envelope, self.definition, at)
         await broker.send(envelope, at=at)
+        return envelope.id
+
+    async def send_all(self, envelopes: Sequence[Envelope]) -> list[str | Exception]:
+        """What `send` answers with for each, or why it was not sent."""
+        if self._sender() is not None:
+            return [await self._try_to_send(envelope) for envelope in envelopes]
+        broker = sending(self.broker)
+        for publishing in broker.sending_hooks().publishing:
+            for envelope in envelopes:
+                await publishing(envelope)
+        errors = await broker.send_many(envelopes)
+        return [error or envelope.id for envelope, error in zip(envelopes, errors, strict=True)]
+
+    async def _try_to_send(self, envelope: Envelope) -> str | Exception:
+        try:
+            return await self.send(envelope)
+        except Exception as error:  # noqa: BLE001 - a key of the user's may raise anything; what was sent is told
+            return error
+
+    def _sender(self) -> Middleware | None:
+        """Who sends calls of this task, if not the broker."""
+        if self.definition is None:
+            return None
+        options, senders = self.definition.options, sending(self.broker).sending_hooks().senders
+        return next((one for one in senders if one.concerns(options)), None)
 
     def _envelope(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Envelope:
         """Without a message of Taskiq's between, which would be validated and copied."""
@@ -99,12 +133,16 @@ class Kicker(AsyncKicker[P, R], Generic[P, R]):
             envelope.root, envelope.parent = sender.envelope.root or sender.envelope.id, sender.envelope.id
         if given:
             envelope.options = dict(given)
-        if self.task_options is not None:
-            options = self.task_options.changed_by_call(given) if given else self.task_options
+        if self.definition is not None:
+            own = self.definition.options
+            options = own.changed_by_call(given) if given else own
             for stamp in sending(self.broker).sending_hooks().stamp:
                 stamp(envelope, options)
 
-    async def sent(self, envelope: Envelope) -> AsyncResult[Any]:
+    async def sent(self, envelope: Envelope, task_id: str) -> AsyncResult[Any]:
+        """Tell of it, unless another call stands for it, `task_id`; the result of the one that does."""
+        if task_id != envelope.id:
+            return self.result_of(with_fields(envelope, id=task_id))
         for middleware in reversed(self.broker.middlewares):
             if type(middleware).post_send is not TaskiqMiddleware.post_send:
                 await maybe_awaitable(middleware.post_send(envelope.message()))
@@ -116,7 +154,7 @@ class Kicker(AsyncKicker[P, R], Generic[P, R]):
         return self.result_of(envelope)
 
     def result_of(self, envelope: Envelope, parent: AsyncResult[Any] | None = None) -> AsyncResult[Any]:
-        own = self.task_options
+        own = None if self.definition is None else self.definition.options
         ignored = envelope.options.get("ignore_result", own is not None and own.get("ignore_result"))
         kind = cast("Any", self.return_type)
         return AsyncResult(envelope.id, None, kind, broker=self.broker, parent=parent, ignored=bool(ignored))
@@ -130,13 +168,13 @@ async def kiq_many(task: Task[Any, Any], calls: Iterable[Arguments]) -> list[Asy
         args, kwargs = _arguments(call)
         task.check_arguments(args, kwargs, number)
         envelopes.append(await kicker.envelope(args, kwargs))
-    broker = sending(kicker.broker)
-    for publishing in broker.sending_hooks().publishing:
-        for envelope in envelopes:
-            await publishing(envelope)
-    outcomes = await broker.send_many(envelopes)
-    unsent = tuple(number for number, error in enumerate(outcomes) if error is not None)
-    results = [await kicker.sent(sent) for number, sent in enumerate(envelopes) if outcomes[number] is None]
+    outcomes = await kicker.send_all(envelopes)
+    unsent = tuple(number for number, sent in enumerate(outcomes) if isinstance(sent, Exception))
+    results = [
+        await kicker.sent(envelope, sent)
+        for envelope, sent in zip(envelopes, outcomes, strict=True)
+        if isinstance(sent, str)
+    ]
     if unsent:
         count, first = f"{len(unsent)} of {len(envelopes)}", outcomes[unsent[0]]
         raise SendError(reason=f"{count} calls of {task.task_name!r} were not sent: {first}", unsent=unsent)

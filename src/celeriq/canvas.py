@@ -75,8 +75,7 @@ class Signature(Generic[R]):
         """Send it; arguments given here come before those that it has (CAN-02)."""
         call = self.completed(args, kwargs).set(**options)
         envelope = await call.envelope()
-        await call.send(envelope)
-        return await call.kicker().sent(envelope)
+        return await call.kicker().sent(envelope, await call.send(envelope))
 
     def completed(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Signature[R]:
         """With more arguments, in front of its own; nothing is added to an immutable one."""
@@ -84,9 +83,9 @@ class Signature(Generic[R]):
             return self
         return replace(self, args=(*args, *self.args), kwargs={**self.kwargs, **(kwargs or {})})
 
-    async def send(self, envelope: Envelope) -> None:
-        """Send what `envelope` made of it, at the moment that its options say."""
-        await self.kicker().send(envelope, self.options.at)
+    async def send(self, envelope: Envelope) -> str:
+        """Send what `envelope` made of it, at the moment that its options say; see `Kicker.send`."""
+        return await self.kicker().send(envelope, self.options.at)
 
     async def envelope(self, *, fed: int = 0) -> Envelope:
         """The call as it is sent, links included; `fed`: how many values will come in front of its arguments.
@@ -178,8 +177,7 @@ class Chain:
         if link:
             steps[-1] = steps[-1].set(link=link)
         envelopes = await Chain(tuple(steps)).envelopes(fed=0)
-        await steps[0].send(chained(envelopes))
-        await steps[0].kicker().sent(envelopes[0])
+        await steps[0].kicker().sent(envelopes[0], await steps[0].send(chained(envelopes)))
         result: AsyncResult[Any] | None = None
         for step, envelope in zip(steps, envelopes, strict=True):
             result = step.kicker().result_of(envelope, result)

@@ -19,6 +19,16 @@ VERSION = 1
 RETRIES_LABEL = "retries"
 
 
+class Claim(msgspec.Struct, frozen=True, array_like=True):
+    """A key that a call has taken, so that no other with the same key is sent."""
+
+    key: str
+    period: float
+    """Seconds for which it has the key at most, from when it is due."""
+    until_end: bool = True
+    """Whether the key is free when the task has ended."""
+
+
 class Envelope(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One call of one task, and what follows it. Unknown fields are ignored, so that newer writers may add some."""
 
@@ -66,6 +76,8 @@ class Envelope(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The name of the slot that it may have while it waits for its rate."""
     options: dict[str, Any] = {}
     """What the call says of the task's options (CALL-02)."""
+    claim: Claim | None = None
+    """What it took when it was sent."""
     signature: str = ""
     """Room for who sent it; nothing reads it yet."""
 

@@ -7,6 +7,7 @@
     ├── PayloadTooLargeError     a message or result beyond the broker's limit
     ├── SendError                a task that could not be sent
     ├── QueueNotFound            a call for a queue that nobody named, where no others may be made
+    ├── DuplicateCallError       a unique task that waits or runs already
     ├── CommitTimeoutError       a commit that did not end in time: nobody knows whether it happened
     ├── NotRegistered            the outcome of a task that no worker has registered for too long
     ├── WorkerLostError          the outcome of a task whose workers died again and again
@@ -72,6 +73,12 @@ class QueueNotFound(CeleriqError, KeyError):  # noqa: N818 - Celery's name
         return Exception.__str__(self)
 
 
+class DuplicateCallError(CeleriqError):
+    """A unique task was called while a call with the same key waits or runs; `first` is that one's id."""
+
+    first: str = ""
+
+
 class CommitTimeoutError(CeleriqError):
     """A commit did not end within `commit_timeout`: it was given up, and may or may not have happened."""
 
@@ -88,7 +95,7 @@ class WorkerLostError(CeleriqError):
 
 
 class TaskRevokedError(CeleriqError):
-    """The task was called off: 'revoked', 'terminated' or 'expired' (ERR-03, RES-01)."""
+    """The task was called off: 'revoked', 'terminated' or 'expired' (ERR-03, RES-01), a 'duplicate' or 'replaced'."""
 
 
 class MaxRetriesExceededError(CeleriqError):

@@ -42,6 +42,10 @@ class Middleware(TaskiqMiddleware):
     async def publishing(self, envelope: Envelope) -> None:
         """A call is about to be sent; its headers may still be changed."""
 
+    async def send(self, envelope: Envelope, task: Definition, at: float | None) -> str:
+        """Send a call of a task that it concerns, in place of the broker; the id of the call that stands for it."""
+        raise NotImplementedError
+
     async def published(self, envelope: Envelope) -> None:
         """It was sent."""
 
@@ -98,12 +102,17 @@ class SendingHooks:
 
     stamp: tuple[Callable[[Envelope, Options], None], ...] = ()
     publishing: tuple[Callable[[Envelope], Awaitable[None]], ...] = ()
+    senders: tuple[Middleware, ...] = ()
+    """Those with a `send` of their own."""
     published: tuple[Callable[[Envelope], Awaitable[None]], ...] = ()
 
 
 def sending_hooks(middlewares: Iterable[TaskiqMiddleware]) -> SendingHooks:
     mine = [one for one in middlewares if isinstance(one, Middleware)]
-    return SendingHooks(_overridden(mine, "stamp"), _overridden(mine, "publishing"), _overridden(mine, "published"))
+    senders = tuple(one for one in mine if type(one).send is not Middleware.send)
+    return SendingHooks(
+        _overridden(mine, "stamp"), _overridden(mine, "publishing"), senders, _overridden(mine, "published")
+    )
 
 
 def _overridden(middlewares: Iterable[Middleware], name: str) -> tuple[Any, ...]:

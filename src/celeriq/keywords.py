@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 if TYPE_CHECKING:
     from celeriq.backoff import RetryPolicy
@@ -52,6 +52,14 @@ class TaskKeywords(PerCall, total=False):
     retry_jitter: bool
     retry_policies: Mapping[type[Exception], RetryPolicy]
     store_errors_even_if_ignored: bool
+    unique: Literal["skip", "replace", "raise"] | None
+    unique_key: str | Callable[..., object] | None
+    unique_period: float
+    unique_until: Literal["end", "period"]
+    circuit_failures: int | None
+    circuit_for: tuple[type[Exception], ...]
+    circuit_period: float
+    circuit_key: str | Callable[..., object] | None
     rate_limit: float | str | None
     rate_limit_key: str | Callable[..., object] | None
     concurrency_limit: int | None

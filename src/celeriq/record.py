@@ -117,6 +117,11 @@ def encode(value: Any) -> bytes:
         raise EncodeError(f"cannot be stored as JSON: {error}; return plain data or a pydantic model") from error
 
 
+def as_read(value: Any) -> Any:
+    """`value` as whoever reads its JSON gets it; raises `EncodeError`."""
+    return msgspec.json.decode(encode(value))
+
+
 def decode(stored: bytes | str) -> ExtendedRecord:
     return _decoder.decode(stored)
 

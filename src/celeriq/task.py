@@ -58,7 +58,7 @@ class Task(AsyncTaskiqDecoratedTask[P, R], Generic[P, R]):
         kicker: Kicker[P, R] = Kicker(
             task_name=self.task_name, broker=self.broker, labels=dict(self.labels), return_type=self.return_type
         )
-        kicker.task_options = self.definition.options
+        kicker.definition = self.definition
         return kicker
 
     @property

@@ -26,14 +26,14 @@ from celeriq.options import read_options
 from celeriq.redis.keys import Keys
 from db.settings import DatabaseSettings
 from docs.typeset import SOURCE, typeset
-from tasks.settings import IngestSettings
+from tasks.settings import IngestSettings, MailSettings
 
 ROOT = SOURCE.parent.parent
 MANUAL = SOURCE.read_text()
 PDF = SOURCE.with_suffix(".pdf").read_bytes()
 CHAPTERS = re.findall(r"^## (.+)$", MANUAL, re.MULTILINE)
 PYTHON = [token for token in MarkdownIt().parse(MANUAL) if token.type == "fence" and token.info == "python"]
-SETTINGS: tuple[type[BaseSettings], ...] = (DatabaseSettings, BrokerSettings, ApiSettings, IngestSettings)
+SETTINGS: tuple[type[BaseSettings], ...] = (DatabaseSettings, BrokerSettings, ApiSettings, IngestSettings, MailSettings)
 
 each_python_block = pytest.mark.parametrize("code", [token.content for token in PYTHON])
 
@@ -132,8 +132,9 @@ def test_the_manual_lists_every_key_in_redis() -> None:
     workers = keys.beats, keys.leaving, keys.crashes, keys.sender("ID")
     revoked = keys.revoked, keys.revocations
     limits = keys.slots, keys.running("KIND"), keys.line("KIND"), keys.rate("KIND")
+    shared = *limits, keys.unique("KIND"), keys.replaced("ID"), keys.circuit("KIND")
     others = keys.record("ID"), keys.history
-    assert list(table("Key")) == [*queue, keys.queues, keys.paused, *parked, *revoked, *limits, *others, *workers]
+    assert list(table("Key")) == [*queue, keys.queues, keys.paused, *parked, *revoked, *shared, *others, *workers]
 
 
 def test_every_make_target_that_the_manual_names_exists() -> None:

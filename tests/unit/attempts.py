@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from celeriq.attempt import Attempt, Delivery
 from celeriq.definition import Definition
-from celeriq.envelope import RETRIES_LABEL, VERSION, Envelope
+from celeriq.envelope import RETRIES_LABEL, VERSION, Claim, Envelope
 from celeriq.hooks import NO_HOOKS, Hooks
 from celeriq.options import Options
 from celeriq.record import Record
@@ -37,6 +37,17 @@ class Engine:
         raise NotImplementedError
 
     async def reserve(self, kind: str, seconds: float, before: int | None, late: float) -> tuple[float, int]:
+        raise NotImplementedError
+
+    async def claim(self, call: Envelope, claim: Claim, *, replace: bool) -> str:
+        raise NotImplementedError
+
+    async def circuit_open_until(self, kind: str, call: Envelope, period: float) -> float | None:
+        raise NotImplementedError
+
+    async def report_to_circuit(
+        self, kind: str, call: Envelope, *, succeeded: bool | None, failures: int, period: float
+    ) -> None:
         raise NotImplementedError
 
     def is_revoked(self, call: Envelope) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from celeriq.hooks import Middleware
 from celeriq.middleware.acknowledgement import Acknowledgement
+from celeriq.middleware.circuit_breaker import CircuitBreaker
 from celeriq.middleware.concurrency_limits import ConcurrencyLimits
 from celeriq.middleware.early_ends import EarlyEnds
 from celeriq.middleware.error_callbacks import ErrorCallbacks
@@ -16,10 +17,12 @@ from celeriq.middleware.revocation import Revocation
 from celeriq.middleware.signals import Signals
 from celeriq.middleware.time_limits import TimeLimits
 from celeriq.middleware.track_started import TrackStarted
+from celeriq.middleware.unique_tasks import UniqueTasks
 from celeriq.middleware.worker_loss import WorkerLoss
 
 __all__ = [
     "Acknowledgement",
+    "CircuitBreaker",
     "ConcurrencyLimits",
     "EarlyEnds",
     "ErrorCallbacks",
@@ -33,14 +36,19 @@ __all__ = [
     "Signals",
     "TimeLimits",
     "TrackStarted",
+    "UniqueTasks",
     "WorkerLoss",
     "standard",
 ]
 
+# What will not run takes no key. What is a duplicate, or must wait until something works again, takes neither a slot
+# nor a moment of a rate from those that may run.
 STANDARD: tuple[type[Middleware], ...] = (
     WorkerLoss,
     Revocation,
     Expiry,
+    UniqueTasks,
+    CircuitBreaker,
     ConcurrencyLimits,
     RateLimits,
     Signals,

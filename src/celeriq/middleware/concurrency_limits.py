@@ -39,7 +39,9 @@ class ConcurrencyLimits(Middleware):
 
     def check(self, task: Definition) -> None:
         mine = task.options[ConcurrencyOptions]
-        check_key(task, "concurrency_limit_key", mine.concurrency_limit_key, mine.concurrency_limit)
+        check_key(
+            task, "concurrency_limit_key", mine.concurrency_limit_key, "concurrency_limit", mine.concurrency_limit
+        )
         if mine.concurrency_limit is not None and not task.options[TaskOptions].acks_late:
             raise TaskDefinitionError(
                 f"task {task.name!r}: with acks_late=False nobody knows when it has ended, so it can have no "
@@ -49,7 +51,8 @@ class ConcurrencyLimits(Middleware):
     async def before(self, attempt: Attempt) -> Outcome | None:
         mine = attempt.options[ConcurrencyOptions]
         assert mine.concurrency_limit is not None
-        kind = kind_of(attempt, mine.concurrency_limit_key)
+        assert attempt.definition is not None
+        kind = kind_of(attempt.definition, attempt.envelope, mine.concurrency_limit_key)
         may_run = await attempt.engine.acquire(attempt, kind, mine.concurrency_limit)
         if may_run is None:
             return Released()

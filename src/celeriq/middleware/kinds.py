@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from celeriq.errors import TaskDefinitionError
 
 if TYPE_CHECKING:
-    from celeriq.attempt import Attempt
     from celeriq.definition import Definition
+    from celeriq.envelope import Envelope
 
 Key = str | Callable[..., object]
 
@@ -20,12 +20,12 @@ def is_key(given: object) -> bool:
     return given is None or isinstance(given, str) or callable(given)
 
 
-def check_key(task: Definition, option_name: str, key: Key | None, limit: object) -> None:
-    """Raise `TaskDefinitionError` for a key without a limit, or with a name that is no argument."""
+def check_key(task: Definition, option_name: str, key: Key | None, needed: str, given: object) -> None:
+    """Raise `TaskDefinitionError` for a key without the option that it is about, or with a name that is no argument."""
     if key is None:
         return
-    if limit is None:
-        raise TaskDefinitionError(f"task {task.name!r}: {option_name} without a limit does nothing: leave it out")
+    if given is None:
+        raise TaskDefinitionError(f"task {task.name!r}: {option_name} without {needed} does nothing: leave it out")
     if isinstance(key, str):
         try:
             key.format(**dict.fromkeys(task.signature.parameters, ""))
@@ -36,17 +36,15 @@ def check_key(task: Definition, option_name: str, key: Key | None, limit: object
             ) from error
 
 
-def kind_of(attempt: Attempt, key: Key | None) -> str:
-    """The task and its key, without spaces, for Redis: `mail.send:5`."""
-    assert attempt.definition is not None
-    name, call = attempt.definition.name, attempt.envelope
+def kind_of(task: Definition, call: Envelope, key: Key | None) -> str:
+    """The task and the key of a call, without spaces, for Redis: `mail.send:5`."""
     if key is None:
-        return name
+        return task.name
     if callable(key):
-        return f"{name}:{_plain(key(*call.args, **call.kwargs))}"
-    bound = attempt.definition.signature.bind(*call.args, **call.kwargs)
+        return f"{task.name}:{_plain(key(*call.args, **call.kwargs))}"
+    bound = task.signature.bind(*call.args, **call.kwargs)
     bound.apply_defaults()
-    return f"{name}:{_plain(key.format(**bound.arguments))}"
+    return f"{task.name}:{_plain(key.format(**bound.arguments))}"
 
 
 def _plain(value: Any) -> str:

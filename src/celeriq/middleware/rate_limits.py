@@ -67,15 +67,15 @@ class RateLimits(Middleware):
         return bool(per_second(options[RateOptions].rate_limit))
 
     def check(self, task: Definition) -> None:
-        check_key(
-            task, "rate_limit_key", task.options[RateOptions].rate_limit_key, task.options[RateOptions].rate_limit
-        )
+        mine = task.options[RateOptions]
+        check_key(task, "rate_limit_key", mine.rate_limit_key, "rate_limit", mine.rate_limit)
 
     async def before(self, attempt: Attempt) -> Outcome | None:
         mine = attempt.options[RateOptions]
         rate = per_second(mine.rate_limit)
         assert rate
-        kind = kind_of(attempt, mine.rate_limit_key)
+        assert attempt.definition is not None
+        kind = kind_of(attempt.definition, attempt.envelope, mine.rate_limit_key)
         if attempt.delivery.crashes:
             # Sent again, its crashes would not be known, and it would not run alone: poison would never end.
             while await attempt.engine.reserve(kind, 1 / rate, 0, LATE):  # noqa: ASYNC110 - there is no event

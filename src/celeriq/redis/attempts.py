@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import zlib
 from collections.abc import Collection, Coroutine, Mapping
 from contextlib import suppress
@@ -147,14 +148,17 @@ class Attempts:
             records += _records_of_later_steps(attempt.envelope, outcome.error, called_off=isinstance(outcome, Revoked))
         if isinstance(outcome, Failed):
             dead_because = outcome.dead_because
+        parcels = self._parcels_after(attempt, outcome)
+        again = parcels[0] if isinstance(outcome, Retrying | Postponed | Deferred) else None
         return Ending(
             attempt.delivery,
             fenced=not attempt.acknowledged,
             records=records,
-            parcels=self._parcels_after(attempt, outcome),
+            parcels=parcels,
             dead_because=dead_because,
             history=b"" if isinstance(outcome, Deferred) else self._history(attempt, outcome),
             ticket="-" if isinstance(outcome, Deferred) else attempt.envelope.ticket,
+            claim=_claim_after(attempt.envelope, again),
         )
 
     def _parcels_after(self, attempt: Attempt, outcome: Outcome) -> list[Parcel]:
@@ -237,17 +241,19 @@ class Attempts:
             await self.settle(attempt)
             return
         records: list[tuple[str, bytes]] = []
-        ticket = ""
+        ticket, claim = "", None
         if task_id := envelope.head(delivery)[1]:
             records.append((task_id, record.encode(record.failure(task_id, error, 0.0))))
         with suppress(msgspec.DecodeError, ValueError):
             read = envelope.decode(delivery)
             records += _records_of_later_steps(read, error)
-            ticket = read.ticket
+            ticket, claim = read.ticket, _claim_after(read, None)
         history = record.encode(
             HistoryEntry(id=task_id, queue=delivery.queue, state="DEAD", error=record.describe(error))
         )
-        await self._settle(Ending(delivery, records=records, dead_because=str(error), history=history, ticket=ticket))
+        await self._settle(
+            Ending(delivery, records=records, dead_because=str(error), history=history, ticket=ticket, claim=claim)
+        )
 
     def _never_begun(self, delivery: Delivery, error: Exception) -> Attempt | None:
         """The failure of a task that is known here, of which whoever wants to know is told; None for other messages."""
@@ -361,6 +367,17 @@ def _records_of_later_steps(
     """All later steps of a chain end with the step before them, and are never sent (CERR-07)."""
     as_record = record.revoked if called_off else record.failure
     return [(step.id, record.encode(as_record(step.id, error, 0.0))) for step in failed.chain]
+
+
+def _claim_after(call: Envelope, again: Parcel | None) -> tuple[str, str, int] | None:
+    """What becomes of the key that a call has taken: what is to run `again` keeps it, what has ended gives it back."""
+    claim = call.claim
+    if claim is None or not claim.until_end:
+        return None
+    if again is None:
+        return claim.key, call.id, 0
+    wait = again.delay if again.at is None else max(0.0, again.at - time.time())
+    return claim.key, call.id, max(1, round((wait + claim.period) * 1000))
 
 
 def _chosen(task_id: str, share: float) -> bool:

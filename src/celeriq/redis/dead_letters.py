@@ -83,6 +83,7 @@ class DeadLetters:
             kwargs=read.kwargs if kwargs is None else dict(kwargs),
             postponed=0,
             chain=[],
+            claim=None,
         )
         target = self._keys.queue(self._queue, step_of(again.priority))
         return bool(await self._scripts.replay(keys=[self._key, target], args=[letter_id, record.encode(again)]))

@@ -91,6 +91,15 @@ class Keys:
     def rate(self, kind: str) -> str:
         return f"{{{self.namespace}}}:rate:{kind}"
 
+    def unique(self, kind: str) -> str:
+        return f"{{{self.namespace}}}:unique:{kind}"
+
+    def replaced(self, task_id: str) -> str:
+        return f"{{{self.namespace}}}:replaced:{task_id}"
+
+    def circuit(self, kind: str) -> str:
+        return f"{{{self.namespace}}}:circuit:{kind}"
+
     @property
     def wake(self) -> str:
         """A channel, not a key."""

@@ -78,6 +78,9 @@ class Scripts:
         self.unpark = Script(connections, SOURCES["unpark"])
         self.acquire = Script(connections, SOURCES["acquire"])
         self.reserve = Script(connections, SOURCES["reserve"])
+        self.claim = Script(connections, SOURCES["claim"])
+        self.let_pass = Script(connections, SOURCES["pass"])
+        self.report = Script(connections, SOURCES["report"])
         self.revoke = Script(connections, SOURCES["revoke"])
         self.replay = Script(connections, SOURCES["replay"])
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import msgspec
@@ -15,6 +16,8 @@ from celeriq.errors import SendError
 from celeriq.redis.batches import Batches
 from celeriq.redis.keys import PRIORITY_STEPS, Keys, step_of
 from celeriq.redis.scripts import Scripts
+
+T = TypeVar("T")
 
 RETRIES = (0.0, 0.2, 0.4)
 """Seconds before each further try, as Celery publishes (CALL-07)."""
@@ -53,6 +56,18 @@ class Parcel(msgspec.Struct, frozen=True):
         return f"+{round(self.delay * 1000)}" if self.delayed else ""
 
 
+async def again_and_again(send: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """The answer, as soon as Redis gives one; raises `SendError` when it has been asked often enough."""
+    for pause in RETRIES:
+        with suppress(RedisError, OSError):
+            return await send()
+        await asyncio.sleep(pause)
+    try:
+        return await send()
+    except (RedisError, OSError) as error:
+        raise SendError(reason=_remedy(error)) from error
+
+
 class Sender:
     """Sends parcels: a lone one at once, what comes meanwhile in one round trip.
 
@@ -78,15 +93,10 @@ class Sender:
     async def _flush(self, parcels: Sequence[Parcel]) -> Sequence[Exception | None]:
         self._number += 1
         keys, arguments = self._batch(parcels)
-        for pause in (*RETRIES, None):
-            try:
-                await self._scripts.send(keys=keys, args=arguments)
-            except (RedisError, OSError) as error:
-                if pause is None:
-                    return [SendError(reason=_remedy(error))] * len(parcels)
-                await asyncio.sleep(pause)
-            else:
-                break
+        try:
+            await again_and_again(lambda: self._scripts.send(keys=keys, args=arguments))
+        except SendError as error:
+            return [error] * len(parcels)
         return [None] * len(parcels)
 
     def _batch(self, parcels: Sequence[Parcel]) -> tuple[list[str], list[Any]]:

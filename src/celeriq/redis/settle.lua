@@ -2,14 +2,15 @@
 -- Lua is isolated but not transactional: checks first, then writes that memory can refuse, the acknowledgement last.
 -- KEYS  1 crashes (hash)  2 history (stream)  3 wake (channel)  4 who has a slot (hash: ticket to limit and kind),
 --       beside which those that run and the line of a kind are `running:` and `line:`  then for each attempt: its stream, its
---       records, where its next messages go (streams, or sorted sets of delayed ones), the dead letters (stream) if it is one
+--       records, where its next messages go (streams, or sorted sets of delayed ones), the dead letters (stream) if it is one,
+--       the key that it has taken
 -- ARGV  1 group  2 consumer  3 milliseconds to keep a record, -1 for ever  4 entries of history to keep
 --       5 dead letters to keep  6 milliseconds to keep them  7 milliseconds to keep the record of a failure
 --       then for each attempt: a line of entry id, whether it is fenced, numbers of
---       records and of next messages, whether it is dead, whether it has a history entry, and the ticket of the slot that
---       it gives back if it has one ('' its place, '-' it keeps it); records; for each next
+--       records and of next messages, whether it is dead, has a history entry, has taken a key, and the ticket of the slot
+--       that it gives back if it has one ('' its place, '-' it keeps it); records; for each next
 --       message when it is due ('' now, '+ms' from now, '@ms' since 1970) and the message (behind the digit of its priority step, if it is delayed);
---       why it is dead, and message; history entry. In one line because each argument costs as much as a command.
+--       why it is dead, and message; history entry; task id and milliseconds to hold the key, 0 gives it back. In one line because each argument costs as much as a command.
 -- Answers for each attempt with 1, 0 if it is no longer this consumer's, or the text of an error.
 local FINAL, FAILED = '{"status":"SUCCESS"', '{"status":"FAILURE"'
 local group, consumer = ARGV[1], ARGV[2]
@@ -23,8 +24,8 @@ local function next_key() key = key + 1 return KEYS[key] end
 local function next_argument() argument = argument + 1 return ARGV[argument] end
 
 local function read_attempt()
-  local entry, fenced, records, messages, dead, history, ticket =
-    string.match(next_argument(), '^(%S+) (%d) (%d+) (%d+) (%d) (%d) (.*)$')
+  local entry, fenced, records, messages, dead, history, claim, ticket =
+    string.match(next_argument(), '^(%S+) (%d) (%d+) (%d+) (%d) (%d) (%d) (.*)$')
   local attempt = {stream = next_key(), entry = entry, fenced = fenced == '1', records = {}, messages = {}, ticket = ticket}
   for index = 1, tonumber(records) do attempt.records[index] = {next_key(), next_argument()} end
   for index = 1, tonumber(messages) do
@@ -34,6 +35,7 @@ local function read_attempt()
     attempt.dead, attempt.dead_because, attempt.message = next_key(), next_argument(), next_argument()
   end
   if history == '1' then attempt.history = next_argument() end
+  if claim == '1' then attempt.claim = {key = next_key(), task = next_argument(), hold = next_argument()} end
   return attempt
 end
 
@@ -93,6 +95,12 @@ local function release(ticket)
   end
 end
 
+-- Another one may have the key by now.
+local function hold(claim)
+  if redis.call('GET', claim.key) ~= claim.task then return end
+  if claim.hold == '0' then redis.call('DEL', claim.key) else redis.call('PEXPIRE', claim.key, claim.hold) end
+end
+
 local function settle(attempt)
   local stream, entry = attempt.stream, attempt.entry
   -- The fence: a worker that was given up for dead must not settle what is no longer its own.
@@ -106,6 +114,7 @@ local function settle(attempt)
     redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', 'data', attempt.history)
   end
   if limits and attempt.ticket ~= '-' then release(attempt.ticket ~= '' and attempt.ticket or stream .. '/' .. entry) end
+  if attempt.claim then hold(attempt.claim) end
   redis.call('XACK', stream, group, entry)
   redis.call('XDEL', stream, entry)
   -- A suspect has ended, so that the next one may run.

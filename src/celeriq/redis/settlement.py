@@ -48,6 +48,8 @@ class Ending(msgspec.Struct, frozen=True):
     history: bytes = b""
     ticket: str = ""
     """Of the slot that it gives back, if it has one: '' is its place in the queue, '-' keeps it."""
+    claim: tuple[str, str, int] | None = None
+    """A key that it has, its task id, and milliseconds to hold the key from now on; 0 gives it back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +127,10 @@ class Settlement:
 
     def _add(self, ending: Ending, keys: list[str], arguments: list[Any], *, stores: bool) -> None:
         delivery, records, parcels = ending.delivery, ending.records if stores else (), ending.parcels
-        numbers = (ending.fenced, len(records), len(parcels), bool(ending.dead_because), bool(ending.history))
+        has = (bool(ending.dead_because), bool(ending.history), ending.claim is not None)
+        numbers = (ending.fenced, len(records), len(parcels), *has)
         keys.append(delivery.stream)
-        arguments.append(b"%b %d %d %d %d %d %b" % (delivery.entry_id, *numbers, ending.ticket.encode()))
+        arguments.append(b"%b %d %d %d %d %d %d %b" % (delivery.entry_id, *numbers, ending.ticket.encode()))
         for task_id, stored in records:
             keys.append(self._keys.record(task_id))
             arguments.append(stored)
@@ -139,6 +142,10 @@ class Settlement:
             arguments += (ending.dead_because, bytes(delivery))
         if ending.history:
             arguments.append(ending.history)
+        if ending.claim is not None:
+            key, *holding = ending.claim
+            keys.append(self._keys.unique(key))
+            arguments += holding
 
 
 async def persistently(write: Callable[[], Coroutine[Any, Any, T]]) -> T:

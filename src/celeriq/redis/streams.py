@@ -24,7 +24,7 @@ from celeriq import envelope, shared, signals
 from celeriq.attempt import Attempt, Delivery
 from celeriq.canvas import Remote, Signature
 from celeriq.definition import Definition
-from celeriq.envelope import Envelope
+from celeriq.envelope import Claim, Envelope
 from celeriq.errors import DuplicateTaskNameWarning, SendError, SessionsMissingError, UnsupportedOptionError
 from celeriq.hooks import Hooks, SendingHooks, hooks_of, kinds_of, readers, sending_hooks
 from celeriq.keywords import CallKeywords, TaskKeywords
@@ -33,6 +33,8 @@ from celeriq.options import DeclaredOptions, Options, TaskOptions, names_of, rea
 from celeriq.record import Record
 from celeriq.redis.addresses import Addresses
 from celeriq.redis.attempts import Attempts
+from celeriq.redis.circuits import Circuits
+from celeriq.redis.claims import Claims
 from celeriq.redis.connections import cancellations, lean, lone
 from celeriq.redis.dead_letters import DeadLetters
 from celeriq.redis.formatter import EnvelopeFormatter
@@ -41,7 +43,7 @@ from celeriq.redis.listeners import Listeners
 from celeriq.redis.queues import Queues
 from celeriq.redis.results import DAY, RedisResults, patient
 from celeriq.redis.scripts import Scripts
-from celeriq.redis.sending import Sender
+from celeriq.redis.sending import Sender, again_and_again
 from celeriq.redis.settlement import Keeping, Settlement, persistently
 from celeriq.redis.sleep import LONGEST, Sleep
 from celeriq.redis.watch import Watch
@@ -188,6 +190,8 @@ class RedisBroker(RedisStreamBroker):
         self.formatter = EnvelopeFormatter(self.max_payload, self.attempts.begin)
         self._sender = Sender(self.keys, self._scripts)
         self._listeners = Listeners(self._client, self.keys)
+        self._claims = Claims(self.keys, self._scripts)
+        self._circuits = Circuits(self.keys, self._scripts)
         if isinstance(self.result_backend, RedisResults):
             self.result_backend.keys = self.keys
         return self
@@ -426,6 +430,14 @@ class RedisBroker(RedisStreamBroker):
             await self._listeners.look(queue)
         return outcomes
 
+    async def send_unique(self, envelope: Envelope, claim: Claim, *, replace: bool, at: float | None = None) -> str:
+        """Send it unless another call has its key; the id of the one that has it.
+
+        With `replace` it takes the place of the other one. Raises `SendError`.
+        """
+        parcel = self._addresses.parcel(envelope, at)
+        return await again_and_again(lambda: self._claims.take(envelope, claim, replace=replace, parcel=parcel))
+
     async def _declare_consumer_group(self) -> None:
         """Called by `RedisStreamBroker.startup()`."""
         if self.is_worker_process:
@@ -471,6 +483,20 @@ class RedisBroker(RedisStreamBroker):
         await self.queues.revocations.add(
             ids, headers, terminate=terminate, remember=mine.remember, keep_records=self._keeping().records
         )
+
+    async def claim(self, call: Envelope, claim: Claim, *, replace: bool) -> str:
+        """The id of the call that has the key, '' if another has taken the place of this one, which is to begin."""
+        return await persistently(lambda: self._claims.take(call, claim, replace=replace))
+
+    async def circuit_open_until(self, kind: str, call: Envelope, period: float) -> float | None:
+        """Seconds since 1970 at which an attempt may ask again, None lets it begin."""
+        return await self._circuits.open_until(kind, call.id, period)
+
+    async def report_to_circuit(
+        self, kind: str, call: Envelope, *, succeeded: bool | None, failures: int, period: float
+    ) -> None:
+        """How an attempt ended that its circuit let begin: None if that says nothing of what the task needs."""
+        await self._circuits.report(kind, call.id, succeeded=succeeded, failures=failures, period=period)
 
     async def acquire(self, attempt: Attempt, kind: str, most: int) -> bool | None:
         """Whether an attempt may run beside at most `most - 1` others of its kind; None if it is not ours any more.

@@ -236,11 +236,11 @@ async def nothing(number: int) -> None: ...
     [
         ({"rate_limit": "10/d"}, "rate_limit is '10/d'; it must be a number per second, or text"),
         ({"rate_limit": -1}, "rate_limit is -1"),
-        ({"rate_limit_key": "{number}"}, "rate_limit_key without a limit does nothing"),
+        ({"rate_limit_key": "{number}"}, "rate_limit_key without rate_limit does nothing"),
         ({"rate_limit": 1, "rate_limit_key": "{numbr}"}, "'numbr' is no argument; known are number"),
         ({"rate_limit": 1, "rate_limit_key": 5}, "rate_limit_key is 5; it must be a text"),
         ({"concurrency_limit": 0}, "concurrency_limit is 0; it must be a number, 1 or more"),
-        ({"concurrency_limit_key": "{number}"}, "concurrency_limit_key without a limit"),
+        ({"concurrency_limit_key": "{number}"}, "concurrency_limit_key without concurrency_limit does"),
         ({"concurrency_limit": 1, "acks_late": False}, "with acks_late=False nobody knows when it has ended"),
     ],
 )

@@ -36,7 +36,7 @@ class Engine:
     async def acquire(self, attempt: Attempt, kind: str, most: int) -> bool | None:
         raise NotImplementedError
 
-    async def reserve(self, kind: str, seconds: float, before: int | None, late: float) -> tuple[float, int]:
+    async def reserve(self, kind: str, seconds: float, before: int | None, late: float) -> int | None:
         raise NotImplementedError
 
     async def claim(self, call: Envelope, claim: Claim, *, replace: bool) -> str:

@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -67,7 +68,7 @@ async def test_limits_hold_in_two_workers_one_of_which_is_killed_and_no_slot_is_
     environment |= {"RATE": str(RATE), "AT_ONCE": str(AT_ONCE)}
     victim, survivor = start(worker), start(worker)
     for one in (victim, survivor):
-        await wait_for(lambda one=one: listens(one), within=60)
+        await wait_for(partial(listens, one), within=60)
     victims_id = child(victim).pid
     sent_at = (await now(database_url)).timestamp()
     await send_all(sender)

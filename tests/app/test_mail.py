@@ -56,7 +56,8 @@ async def new_user(client: AsyncClient, number: int = 1) -> int:
 
 
 async def circuit(field: str) -> bytes | None:
-    value: bytes | None = await broker._client.hget(broker.keys.circuit(CIRCUIT), field)  # type: ignore[misc]
+    client: Any = broker._client
+    value: bytes | None = await client.hget(broker.keys.circuit(CIRCUIT), field)
     return value
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -17,7 +16,8 @@ def written(page: str) -> str:
     for name, table in (("differences", of_differences()), ("without-counterpart", of_rows_without_meaning())):
         begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
         between = "\n".join([begin, *table, end])
-        page = re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _, new=between: new, page, flags=re.DOTALL)
+        before, rest = page.split(begin)
+        page = before + between + rest.split(end)[1]
     return page
 
 

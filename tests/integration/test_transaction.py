@@ -7,7 +7,7 @@ import os
 import random
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import pytest
 from redis.exceptions import RedisError
@@ -205,7 +205,8 @@ async def test_cancelling_at_any_instant_around_the_commit_never_tears_state_fro
 
     async def cancel(way: str) -> AsyncResult[None]:
         if way == "limit":
-            return await write.kicker().with_labels(timeout=chance.uniform(0.0001, 0.005)).kiq()
+            limited: Any = write.kicker().with_labels(timeout=chance.uniform(0.0001, 0.005))
+            return cast("AsyncResult[None]", await limited.kiq())
         sent = await write.kiq()
         await written.wait()
         for _ in range(chance.randrange(60)):

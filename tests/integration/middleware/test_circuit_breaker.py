@@ -31,7 +31,8 @@ class Service:
 
 
 async def state(broker: RedisBroker, kind: str = "mail") -> dict[str, str]:
-    fields: Any = await broker._client.hgetall(broker.keys.circuit(kind))  # type: ignore[misc]
+    client: Any = broker._client
+    fields = await client.hgetall(broker.keys.circuit(kind))
     return {name.decode(): value.decode() for name, value in fields.items()}
 
 
@@ -65,7 +66,8 @@ async def test_failures_in_a_row_open_it_and_one_success_closes_it(make_broker: 
 
     async with running(one, slots=1), running(two, slots=1):
         for number in range(3):
-            assert isinstance(*await values([await mail.delay(number)]), ConnectionError)
+            [raised] = await values([await mail.delay(number)])
+            assert isinstance(raised, ConnectionError)
         await wait_for(lambda: is_open(one))
         sent = await mail.kiq_many([(number,) for number in range(10)])
         assert await (await other.delay()).get(timeout=WAIT) == 1

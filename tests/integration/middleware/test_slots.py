@@ -36,12 +36,12 @@ class Work:
 
 
 async def ended(sent: list[AsyncResult[Any]]) -> list[Any]:
-    return await asyncio.gather(*(one.get(timeout=WAIT, propagate=False) for one in sent))
+    return list(await asyncio.gather(*(one.get(timeout=WAIT, propagate=False) for one in sent)))
 
 
 async def in_line(broker: RedisBroker, kind: str) -> int:
     client: Any = broker._client
-    return await client.llen(broker.keys.line(kind))
+    return int(await client.llen(broker.keys.line(kind)))
 
 
 async def nothing_is_left(broker: RedisBroker) -> bool:

@@ -26,7 +26,8 @@ async def holders(broker: RedisBroker) -> dict[str, str]:
     """Keys that are taken, and the ids that have them."""
     beginning = broker.keys.unique("")
     names = [key.decode() async for key in broker._client.scan_iter(match=f"{beginning}*")]
-    taken = {name.removeprefix(beginning): await broker._client.get(name) for name in names}
+    client: Any = broker._client
+    taken = {name.removeprefix(beginning): await client.get(name) for name in names}
     # One may have run out meanwhile.
     return {name: task_id.decode() for name, task_id in taken.items() if task_id is not None}
 

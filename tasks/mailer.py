@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import asdict, dataclass
+from http import HTTPStatus
 from typing import Protocol
 
 import httpx
@@ -53,7 +54,7 @@ class HttpMailer:
             answer = await self._client.post(self._url, json=asdict(mail), headers={"Idempotency-Key": key})
         except httpx.TransportError as error:
             raise MailServiceError(f"no answer: {error!r}") from error
-        if answer.is_server_error or answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
+        if answer.is_server_error or answer.status_code == HTTPStatus.TOO_MANY_REQUESTS:
             raise MailServiceError(f"answered with {answer.status_code}")
         if not answer.is_success:
             raise MailRefusedError(f"refused with {answer.status_code}: {answer.text[:200]}")

@@ -11,7 +11,6 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -29,13 +28,13 @@ from tests.waiting import wait_for
 FULL = bool(os.environ.get("PROVE"))
 TASKS = 10_000 if FULL else 300
 RATE, AT_ONCE = 100, 5
-KEYS = 10
+KEYS = 20
 SECONDS = 0.4
-"""Of each task: the rate and the keys allow about the same, so that both limits are at work."""
+"""Of each task: the keys allow more than the rate, also while some wait with what was killed, but not much more."""
 SEEN = 0.1 if FULL else 1.0
 """Seconds from the moment that a task may start to its row, on a busy machine."""
 IDLE = 15
-"""Seconds in which less than half of what the rate allows may start: the keys of killed tasks wait for the lease."""
+"""Seconds in which less than half of what the rate allows may start: killed tasks wait for the lease, with their slots."""
 PATIENCE = 300 if FULL else 90
 TABLE = """create table runs (
     run bigserial, id text, key text, worker int, started timestamptz default clock_timestamp(), ended timestamptz
@@ -67,8 +66,7 @@ async def test_limits_hold_in_two_workers_one_of_which_is_killed_and_no_slot_is_
     await databases.execute(database_url, TABLE)
     environment |= {"RATE": str(RATE), "AT_ONCE": str(AT_ONCE)}
     victim, survivor = start(worker), start(worker)
-    for one in (victim, survivor):
-        await wait_for(partial(listens, one), within=60)
+    await wait_for(lambda: listens(victim) and listens(survivor), within=60)
     victims_id = child(victim).pid
     sent_at = (await now(database_url)).timestamp()
     await send_all(sender)
@@ -91,13 +89,12 @@ async def test_limits_hold_in_two_workers_one_of_which_is_killed_and_no_slot_is_
     in_a_second = most_in_a_second(starts)
     assert in_a_second <= (1 + LATE + SEEN) * RATE + 1
     idle = idle_seconds(runs, sent_at)
-    if FULL:
-        assert idle <= IDLE
     figure(
         f"{kind} worker, {TASKS} tasks, {RATE} a second and {AT_ONCE} of a key, one of two killed: at most {in_a_second} "
         f"started in a second and {at_once} of a key ran at once, {again} ran again, all in "
         f"{starts[-1] - sent_at:.0f} s, {idle} of them idle by half, nothing left"
     )
+    assert idle <= IDLE or not FULL
 
 
 async def send_all(sender: RedisBroker) -> None:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from celeriq.backoff import RetryPolicy
     from celeriq.bound_task import BoundTask, CurrentTask
-    from celeriq.canvas import Signature, chain
+    from celeriq.canvas import Signature, chain, chord, group
     from celeriq.dependencies import injected
     from celeriq.errors import (
         CeleriqError,
+        ChordError,
         CommitTimeoutError,
         DuplicateCallError,
         DuplicateTaskNameWarning,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         UnsupportedOptionError,
         WorkerLostError,
     )
+    from celeriq.group_result import GroupResult, result_from_tuple
     from celeriq.options import TaskOptions
     from celeriq.outcome import Ignore, Reject, Retry, Snooze
     from celeriq.record import Record
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from celeriq.redis.results import RedisResults
     from celeriq.redis.streams import RedisBroker
     from celeriq.request import Request
-    from celeriq.result import AsyncResult, allow_join_result, result_from_tuple
+    from celeriq.result import AsyncResult, allow_join_result
     from celeriq.routing import Route
     from celeriq.session import PoolAdvice, TaskSession
     from celeriq.shared import shared_task
@@ -47,6 +49,7 @@ __all__ = [
     "AsyncResult",
     "BoundTask",
     "CeleriqError",
+    "ChordError",
     "CommitTimeoutError",
     "CurrentTask",
     "DeadLetter",
@@ -54,6 +57,7 @@ __all__ = [
     "DuplicateCallError",
     "DuplicateTaskNameWarning",
     "EncodeError",
+    "GroupResult",
     "Ignore",
     "MaxRetriesExceededError",
     "NotRegistered",
@@ -84,6 +88,8 @@ __all__ = [
     "WorkerLostError",
     "allow_join_result",
     "chain",
+    "chord",
+    "group",
     "injected",
     "result_from_tuple",
     "shared_task",
@@ -93,6 +99,7 @@ _HOMES = {
     "AsyncResult": "celeriq.result",
     "BoundTask": "celeriq.bound_task",
     "CeleriqError": "celeriq.errors",
+    "ChordError": "celeriq.errors",
     "CommitTimeoutError": "celeriq.errors",
     "DuplicateTaskNameWarning": "celeriq.errors",
     "QueueNotFound": "celeriq.errors",
@@ -101,6 +108,7 @@ _HOMES = {
     "DeadLetters": "celeriq.redis.dead_letters",
     "DuplicateCallError": "celeriq.errors",
     "EncodeError": "celeriq.errors",
+    "GroupResult": "celeriq.group_result",
     "Ignore": "celeriq.outcome",
     "MaxRetriesExceededError": "celeriq.errors",
     "NotRegistered": "celeriq.errors",
@@ -130,7 +138,9 @@ _HOMES = {
     "WorkerLostError": "celeriq.errors",
     "allow_join_result": "celeriq.result",
     "chain": "celeriq.canvas",
-    "result_from_tuple": "celeriq.result",
+    "chord": "celeriq.canvas",
+    "group": "celeriq.canvas",
+    "result_from_tuple": "celeriq.group_result",
     "shared_task": "celeriq.shared",
     "injected": "celeriq.dependencies",
 }

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from taskiq.exceptions import NoResultError
 from taskiq.message import TaskiqMessage
 
-from celeriq import envelope, record
+from celeriq import envelope, parts, record
 from celeriq.definition import Definition
 from celeriq.dependencies import OpenedDependencies
-from celeriq.envelope import RETRIES_LABEL, Claim, Envelope, next_steps, within
-from celeriq.errors import CeleriqError, WorkerLostError
+from celeriq.envelope import RETRIES_LABEL, Claim, Envelope, within
+from celeriq.errors import CeleriqError, ChordError, WorkerLostError
 from celeriq.hooks import NO_HOOKS, Hooks
 from celeriq.options import NO_OPTIONS, Options
 from celeriq.outcome import (
@@ -36,6 +36,8 @@ from celeriq.outcome import (
     after_broken_hook,
     after_misfit,
 )
+from celeriq.parts import Part
+from celeriq.steps import next_steps
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -117,6 +119,8 @@ class Attempt:
     """The record, encoded before the commit: what is stored is what could be stored then."""
     next_steps: list[tuple[Envelope, bytes]] = field(default_factory=list[tuple[Envelope, bytes]])
     """What follows it, encoded then as well."""
+    part: Part | None = None
+    """What its chord is told of it."""
     begun: bool = False
     committed: bool = False
     acknowledged: bool = False
@@ -160,6 +164,8 @@ class Attempt:
             raise NotFinishedError
         try:
             self._prepare(definition)
+            if self.envelope.broken:
+                self._refuse_broken()
             await self._ask_whether_to_begin()
             if (convert := definition.convert).is_needed:
                 args, kwargs = convert(args, kwargs)
@@ -189,6 +195,9 @@ class Attempt:
         self.options = definition.options.changed(said) if said else definition.options
         self.hooks = self.engine.hooks_for(definition, self.options)
 
+    def _refuse_broken(self) -> None:
+        raise ChordError(self.envelope.broken)
+
     async def _ask_whether_to_begin(self) -> None:
         for before in self.hooks.before:
             outcome = before(self)
@@ -211,6 +220,8 @@ class Attempt:
     def _after(
         self, error: BaseException, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Outcome:
+        if self.envelope.broken:
+            return Failed(error)
         if isinstance(error, SystemExit | KeyboardInterrupt):
             # It does not end the worker, in which others run (EXE-10).
             return Failed(WorkerLostError(f"the task ended as if it were a program: {error!r}"))
@@ -278,11 +289,15 @@ class Attempt:
         stored = record.encode(record.success(self.message.task_id, value, self.runtime, self.children))
         self.next_steps = [(step, envelope.encode(step, limit)) for step in next_steps(self.envelope, value)]
         self.stored = within(limit, stored, f"the return value of task {name!r}")
+        if self.envelope.chord is not None:
+            self.part = parts.succeeded(self.envelope, self.envelope.chord, value)
 
     def _end(self, outcome: Outcome) -> None:
         self.outcome = outcome
-        self.next_steps = []
+        self.next_steps, self.part = [], None
         task_id = self.message.task_id
+        if isinstance(outcome, Failed | Revoked | Ignored) and outcome.error is not None:
+            self.part = parts.failed(self.envelope, outcome.error)
         match outcome:
             case Failed(error):
                 self.stored = record.encode(record.failure(task_id, error, self.runtime, self.children))

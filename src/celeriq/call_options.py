@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from celeriq.routing import check_priority
 
 if TYPE_CHECKING:
-    from celeriq.canvas import Chain, Signature
+    from celeriq.canvas import Call
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +33,10 @@ class CallOptions:
     task_id: str | None = None
     """Your own id, an idempotency key for one. Ids are not compared: two calls of one id share one result (CALL-09)."""
 
-    link: Sequence[Signature[Any] | Chain] = ()
+    link: Sequence[Call] = ()
     """What is sent when it has succeeded, with its result as the first argument (CALL-16)."""
 
-    link_error: Sequence[Signature[Any] | Chain] = ()
+    link_error: Sequence[Call] = ()
     """What is told when it has failed (CALL-17): see `celeriq.middleware.ErrorCallbacks`."""
 
     headers: Mapping[str, Any] = field(default_factory=dict[str, Any])

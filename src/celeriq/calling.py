@@ -19,8 +19,10 @@ from celeriq.envelope import VERSION, Claim, Envelope, of_message
 from celeriq.errors import SendError
 from celeriq.hooks import Middleware, SendingHooks
 from celeriq.result import AsyncResult
+from celeriq.steps import bodies
 
 if TYPE_CHECKING:
+    from celeriq.group_result import GroupResult
     from celeriq.task import Task
 
 P = ParamSpec("P")
@@ -143,17 +145,10 @@ class Kicker(AsyncKicker[P, R], Generic[P, R]):
         """Tell of it, unless another call stands for it, `task_id`; the result of the one that does."""
         if task_id != envelope.id:
             return self.result_of(with_fields(envelope, id=task_id))
-        for middleware in reversed(self.broker.middlewares):
-            if type(middleware).post_send is not TaskiqMiddleware.post_send:
-                await maybe_awaitable(middleware.post_send(envelope.message()))
-        for published in sending(self.broker).sending_hooks().published:
-            await published(envelope)
-        sender = Attempt.current_or_none()
-        if sender is not None:
-            sender.children.append(envelope.id)
+        await _tell_sent(self.broker, envelope)
         return self.result_of(envelope)
 
-    def result_of(self, envelope: Envelope, parent: AsyncResult[Any] | None = None) -> AsyncResult[Any]:
+    def result_of(self, envelope: Envelope, parent: AsyncResult[Any] | GroupResult | None = None) -> AsyncResult[Any]:
         own = None if self.definition is None else self.definition.options
         ignored = envelope.options.get("ignore_result", own is not None and own.get("ignore_result"))
         kind = cast("Any", self.return_type)
@@ -175,10 +170,41 @@ async def kiq_many(task: Task[Any, Any], calls: Iterable[Arguments]) -> list[Asy
         for envelope, sent in zip(envelopes, outcomes, strict=True)
         if isinstance(sent, str)
     ]
-    if unsent:
-        count, first = f"{len(unsent)} of {len(envelopes)}", outcomes[unsent[0]]
-        raise SendError(reason=f"{count} calls of {task.task_name!r} were not sent: {first}", unsent=unsent)
+    _complain(envelopes, unsent, outcomes)
     return results
+
+
+async def dispatch(broker: AsyncBroker, envelopes: Sequence[Envelope]) -> None:
+    """Send what was made of several calls. Raises `SendError` if some were not sent, with their positions."""
+    taking = sending(broker)
+    for publishing in taking.sending_hooks().publishing:
+        for envelope in (*envelopes, *bodies(envelopes)):
+            await publishing(envelope)
+    outcomes = await taking.send_many(envelopes)
+    for envelope, error in zip(envelopes, outcomes, strict=True):
+        if error is None:
+            await _tell_sent(broker, envelope)
+    unsent = tuple(number for number, error in enumerate(outcomes) if error is not None)
+    _complain(envelopes, unsent, outcomes)
+
+
+def _complain(envelopes: Sequence[Envelope], unsent: tuple[int, ...], outcomes: Sequence[object]) -> None:
+    if unsent:
+        names = " and ".join(repr(name) for name in dict.fromkeys(envelopes[number].task for number in unsent))
+        first = outcomes[unsent[0]]
+        reason = f"{len(unsent)} of {len(envelopes)} calls of {names} were not sent: {first}"
+        raise SendError(reason=reason, unsent=unsent)
+
+
+async def _tell_sent(broker: AsyncBroker, envelope: Envelope) -> None:
+    for middleware in reversed(broker.middlewares):
+        if type(middleware).post_send is not TaskiqMiddleware.post_send:
+            await maybe_awaitable(middleware.post_send(envelope.message()))
+    for published in sending(broker).sending_hooks().published:
+        await published(envelope)
+    sender = Attempt.current_or_none()
+    if sender is not None:
+        sender.children.append(envelope.id)
 
 
 def _arguments(call: Arguments) -> tuple[Sequence[Any], Mapping[str, Any]]:

@@ -1,46 +1,32 @@
-"""Calls that are not made yet, alone or with others behind them."""
+"""Calls that are not made yet, alone, behind and beside each other."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, Union, Unpack, cast
+from uuid import uuid4
 
 from msgspec.structs import replace as with_fields
 from taskiq.abc.broker import AsyncBroker
 
 from celeriq.call_options import KNOWN_OPTIONS, NOTHING_SAID, CallOptions, call_options
-from celeriq.calling import Kicker
-from celeriq.envelope import Envelope, chained
+from celeriq.calling import Kicker, dispatch
+from celeriq.envelope import Chord as WhatFollows
+from celeriq.envelope import Envelope
 from celeriq.error_callbacks import TOLD, is_called_where_it_failed
+from celeriq.group_result import GroupResult
 from celeriq.keywords import CallKeywords
+from celeriq.remote import Remote
 from celeriq.result import AsyncResult
+from celeriq.steps import chained, grouped, is_empty, messages
 
 if TYPE_CHECKING:
     from celeriq.task import Task
 
 R = TypeVar("R")
-
-
-class Remote:
-    """A task that is called by its name: what it takes, whoever runs it knows (CALL-08)."""
-
-    def __init__(
-        self, broker: AsyncBroker, name: str, kicker: Kicker[Any, Any] | None = None, per_call: Sequence[str] = ()
-    ) -> None:
-        self.broker = broker
-        self.task_name = name
-        self.per_call = per_call
-        """What a call may say of its options, if they are known here."""
-        self._kicker: Kicker[Any, Any] = kicker or Kicker(task_name=name, broker=broker, labels={})
-
-    def kicker(self) -> Kicker[Any, Any]:
-        return self._kicker
-
-    def check_arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """There is nothing to compare them with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,12 +45,16 @@ class Signature(Generic[R]):
         given = {name: getattr(self.options, name) for name in (*KNOWN_OPTIONS, "declared")}
         return replace(self, options=call_options({**given, **options}, self.task.per_call))
 
-    def on_error(self, *callbacks: Signature[Any] | Chain) -> Signature[R]:
+    def on_error(self, *callbacks: Call) -> Signature[R]:
         """The same with more to be told when it has failed (CALL-17)."""
         return self.set(link_error=(*self.options.link_error, *callbacks))
 
-    def __or__(self, other: Signature[Any] | Chain) -> Chain:
+    def __or__(self, other: Call) -> Chain:
         return chain(self, other)
+
+    @property
+    def broker(self) -> AsyncBroker:
+        return self.task.broker
 
     async def delay(self, *args: Any, **kwargs: Any) -> AsyncResult[Any]:
         return await self.apply_async(args, kwargs)
@@ -73,9 +63,17 @@ class Signature(Generic[R]):
         self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[CallKeywords]
     ) -> AsyncResult[Any]:
         """Send it; arguments given here come before those that it has (CAN-02)."""
-        call = self.completed(args, kwargs).set(**options)
+        call = self.prepared(args, kwargs, options)
         envelope = await call.envelope()
         return await call.kicker().sent(envelope, await call.send(envelope))
+
+    def prepared(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: CallKeywords) -> Signature[R]:
+        """As it is to be sent: with what is said when it is called."""
+        return self.completed(args, kwargs).set(**options)
+
+    def result(self, envelope: Envelope, parent: Result | None = None) -> AsyncResult[Any]:
+        """The handle of what was sent."""
+        return self.kicker().result_of(envelope, parent)
 
     def completed(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Signature[R]:
         """With more arguments, in front of its own; nothing is added to an immutable one."""
@@ -137,53 +135,212 @@ class Signature(Generic[R]):
 class Chain:
     """Calls one after the other, each with the result of the one before it as its first argument (CAN-03)."""
 
-    steps: tuple[Signature[Any], ...]
+    steps: tuple[Call, ...]
+    """The last one alone may be a group or a chord: what follows it belongs to it."""
 
-    def __or__(self, other: Signature[Any] | Chain) -> Chain:
+    def __or__(self, other: Call) -> Chain:
         return chain(self, other)
 
-    def on_error(self, *callbacks: Signature[Any] | Chain) -> Chain:
+    def on_error(self, *callbacks: Call) -> Chain:
         """The same with more to be told when a step has failed (CALL-17); those behind it fail with it, untold."""
         return Chain(tuple(step.on_error(*callbacks) for step in self.steps))
 
+    @property
+    def broker(self) -> AsyncBroker | None:
+        return self.steps[0].broker if self.steps else None
+
+    async def delay(self, *args: Any, **kwargs: Any) -> Any:
+        return await self.apply_async(args, kwargs)
+
+    async def apply_async(
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[CallKeywords]
+    ) -> Any:
+        """Send the first step, which bears the others; the result of the last, None for a chain of nothing.
+
+        Options are those of the first step, a `link` is the last one's (CAN-04), and `link_error` is each one's.
+        """
+        return await _send(self.prepared(args, kwargs, options)) if self.steps else None
+
+    def prepared(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: CallKeywords) -> Chain:
+        if not self.steps:
+            return self
+        link, told = options.pop("link", ()), options.pop("link_error", ())
+        steps = [self.steps[0].prepared(args, kwargs, options), *self.steps[1:]]
+        if told:
+            steps = [step.prepared((), None, {"link_error": told}) for step in steps]
+        if link:
+            steps[-1] = steps[-1].prepared((), None, {"link": link})
+        return Chain(tuple(steps))
+
     async def envelope(self, *, fed: int = 0) -> Envelope:
         """The first step as it is sent, with the others; `fed`: how many values will come in front of its arguments."""
-        return chained(await self.envelopes(fed=fed))
+        return chained([await step.envelope(fed=1 if number else fed) for number, step in enumerate(self.steps)])
 
     async def as_error_callback(self) -> Envelope:
         """Its first step takes the id of what failed."""
         return await self.envelope(fed=1)
 
-    async def envelopes(self, *, fed: int) -> list[Envelope]:
-        """All steps as they are sent."""
-        return [await step.envelope(fed=1 if number else fed) for number, step in enumerate(self.steps)]
+    def result(self, envelope: Envelope, parent: Result | None = None) -> Any:
+        found = parent
+        for step, sent in zip(self.steps, [envelope, *envelope.chain], strict=True):
+            found = step.result(sent, found)
+        return found
 
-    async def delay(self, *args: Any, **kwargs: Any) -> AsyncResult[Any] | None:
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Calls beside each other, each with the arguments that the group gets (CAN-05)."""
+
+    calls: tuple[Call, ...]
+    id: str = ""
+    """Yours, or made when it is sent."""
+
+    def __or__(self, other: Call) -> Chord:
+        """What follows all of them gets the list of their results (CAN-07)."""
+        return Chord(self, other)
+
+    def on_error(self, *callbacks: Call) -> Group:
+        """The same with more to be told of each call that has failed (CERR-14)."""
+        return replace(self, calls=tuple(call.on_error(*callbacks) for call in self.calls))
+
+    @property
+    def broker(self) -> AsyncBroker | None:
+        return next((call.broker for call in self.calls if call.broker is not None), None)
+
+    async def delay(self, *args: Any, **kwargs: Any) -> GroupResult:
         return await self.apply_async(args, kwargs)
 
     async def apply_async(
         self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[CallKeywords]
-    ) -> AsyncResult[Any] | None:
-        """Send the first step, which bears the others; the result of the last, None for a chain of nothing.
+    ) -> GroupResult:
+        """Send all of them, in one round trip. Options are each one's, except for `task_id`, which is the group's.
 
-        Options are those of the first step, a `link` is the last one's (CAN-04), and `link_error` is each one's.
+        Raises `SendError` if some were not sent; its `unsent` has their positions.
         """
-        if not self.steps:
-            return None
-        link, told = options.pop("link", ()), options.pop("link_error", ())
-        steps = [self.steps[0].completed(args, kwargs).set(**options), *self.steps[1:]]
-        if told:
-            steps = [step.set(link_error=told).on_error(*step.options.link_error) for step in steps]
-        if link:
-            steps[-1] = steps[-1].set(link=link)
-        envelopes = await Chain(tuple(steps)).envelopes(fed=0)
-        await steps[0].kicker().sent(envelopes[0], await steps[0].send(chained(envelopes)))
-        result: AsyncResult[Any] | None = None
-        for step, envelope in zip(steps, envelopes, strict=True):
-            result = step.kicker().result_of(envelope, result)
-        return result
+        return cast("GroupResult", await _send(self.prepared(args, kwargs, options)))
+
+    def prepared(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: CallKeywords) -> Group:
+        """Raises `TypeError` for links, which nobody would know whose they are."""
+        for name in ("link", "link_error"):
+            if options.get(name):
+                raise TypeError(f"a group takes no {name}: make it a chord, or say it of each of its calls")
+        given = options.copy()
+        group_id = given.pop("task_id", None) or self.id
+        return Group(tuple(call.prepared(args, kwargs, given.copy()) for call in self.calls), group_id)
+
+    async def envelope(self, *, fed: int = 0) -> Envelope:
+        return grouped(self.id or uuid4().hex, [await call.envelope(fed=fed) for call in self.calls])
+
+    async def as_error_callback(self) -> Envelope:
+        return await self.envelope(fed=1)
+
+    def result(self, envelope: Envelope, parent: Result | None = None) -> GroupResult:
+        members = zip(self.calls, envelope.members or (), strict=True)
+        return GroupResult(envelope.id, [call.result(sent) for call, sent in members], parent, broker=self.broker)
 
 
-def chain(*steps: Signature[Any] | Chain) -> Chain:
-    """`chain(a.s(1), b.s())`, or `a.s(1) | b.s()`."""
-    return Chain(tuple(one for step in steps for one in (step.steps if isinstance(step, Chain) else (step,))))
+@dataclass(frozen=True, slots=True)
+class Chord:
+    """A group and what follows when all of it has succeeded, with the list of its results (CAN-10)."""
+
+    header: Group
+    body: Call
+
+    def __or__(self, other: Call) -> Chord:
+        """What follows it follows its body (CAN-15)."""
+        return Chord(self.header, chain(self.body, other))
+
+    def on_error(self, *callbacks: Call) -> Chord:
+        """The same with more to be told when its body has failed, or cannot run (CERR-12)."""
+        return replace(self, body=self.body.on_error(*callbacks))
+
+    @property
+    def broker(self) -> AsyncBroker | None:
+        return self.header.broker or self.body.broker
+
+    async def delay(self, *args: Any, **kwargs: Any) -> Any:
+        return await self.apply_async(args, kwargs)
+
+    async def apply_async(
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[CallKeywords]
+    ) -> Any:
+        """Send the header; the result of the body, whose `parent` is the header's.
+
+        Options are the header's (CAN-16), except for `link`, `link_error` and `task_id`, which are the body's.
+        """
+        return await _send(self.prepared(args, kwargs, options))
+
+    def prepared(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: CallKeywords) -> Chord:
+        of_header, of_body = options.copy(), CallKeywords()
+        if "link" in of_header:
+            of_body["link"] = of_header.pop("link")
+        if "link_error" in of_header:
+            of_body["link_error"] = of_header.pop("link_error")
+        if "task_id" in of_header:
+            of_body["task_id"] = of_header.pop("task_id")
+        body = self.body.prepared((), None, of_body) if of_body else self.body
+        return Chord(self.header.prepared(args, kwargs, of_header), body)
+
+    async def envelope(self, *, fed: int = 0) -> Envelope:
+        header = await self.header.envelope(fed=fed)
+        parts = header.members or []
+        if any(is_empty(part) for part in parts):
+            raise TypeError("a part of a header ends with a group of nothing, so that nothing would tell of its end")
+        return with_fields(header, chord=WhatFollows(len(parts), await self.body.envelope(fed=1)))
+
+    async def as_error_callback(self) -> Envelope:
+        return await self.envelope(fed=1)
+
+    def result(self, envelope: Envelope, parent: Result | None = None) -> Any:
+        assert envelope.chord is not None
+        return self.body.result(envelope.chord.body, self.header.result(envelope, parent))
+
+
+Call: TypeAlias = Union[Signature[Any], Chain, Group, Chord]  # noqa: UP007 - the classes above name it
+Result: TypeAlias = Union[AsyncResult[Any], GroupResult]  # noqa: UP007
+
+
+def chain(*calls: Call) -> Chain:
+    """`chain(a.s(1), b.s())`, or `a.s(1) | b.s()`. A group with something behind it is a chord (CAN-07)."""
+    steps: list[Call] = []
+    for step in _flat(calls):
+        if steps and isinstance(steps[-1], Group | Chord):
+            steps[-1] = steps[-1] | step
+        else:
+            steps.append(step)
+    return Chain(tuple(steps))
+
+
+def _flat(calls: Iterable[Call]) -> Iterator[Call]:
+    """Chains in a chain are one, and a group of one call is that call (CAN-08)."""
+    for call in calls:
+        if isinstance(call, Chain):
+            yield from call.steps
+        elif isinstance(call, Group) and len(call.calls) == 1:
+            yield from _flat(call.calls)
+        else:
+            yield call
+
+
+def group(*calls: Call | Iterable[Call]) -> Group:
+    """`group(a.s(1), b.s(2))`, or of a list or a generator; groups in it are one with it (CAN-06)."""
+    given = [
+        each for call in calls for each in ([call] if isinstance(call, Signature | Chain | Group | Chord) else call)
+    ]
+    return Group(tuple(each for call in given for each in (call.calls if isinstance(call, Group) else (call,))))
+
+
+def chord(header: Group | Iterable[Call], body: Call) -> Chord:
+    """`chord([a.s(1), b.s(2)], c.s())`, or `group(a.s(1), b.s(2)) | c.s()`."""
+    return Chord(group(header), body)
+
+
+async def _send(call: Chain | Group | Chord) -> Any:
+    envelope = await call.envelope()
+    first = call.steps[0] if isinstance(call, Chain) else None
+    if isinstance(first, Signature):
+        # As any call of its task, which may be unique.
+        await first.kicker().sent(envelope, await first.send(envelope))
+    elif call.broker is not None:
+        await dispatch(call.broker, messages(envelope))
+    return call.result(envelope)

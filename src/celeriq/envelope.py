@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -80,6 +80,16 @@ class Envelope(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What it took when it was sent."""
     signature: str = ""
     """Room for who sent it; nothing reads it yet."""
+    group: str = ""
+    """The id of the group that it belongs to."""
+    group_index: int | None = None
+    """Its place in that group."""
+    chord: Chord | None = None
+    """What follows when all of its group have ended; of a group, what follows that (CAN-10)."""
+    members: list[Envelope] | None = None
+    """Those of a group, which is no message itself but a step of a chain or a header; its `id` is the group's."""
+    broken: str = ""
+    """Why the body of a chord cannot run: which part of the header has failed (CERR-08)."""
 
     def message(self) -> TaskiqMessage:
         """The same for Taskiq, which writes into what it gets. Whoever decoded this has checked the types."""
@@ -91,6 +101,14 @@ class Envelope(msgspec.Struct, kw_only=True, omit_defaults=True):
             labels=dict(self.labels),
             labels_types=self.labels_types,
         )
+
+
+class Chord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is sent when all parts of a header have ended."""
+
+    size: int
+    """The number of parts."""
+    body: Envelope
 
 
 class _Head(msgspec.Struct):
@@ -165,24 +183,3 @@ def postponed(envelope: Envelope) -> Envelope:
 def without_turn(envelope: Envelope) -> Envelope:
     """The same message behind all others that wait for a limit: it has had its moment, and given its slot back."""
     return replace(envelope, reserved=None, ticket="")
-
-
-def next_steps(envelope: Envelope, value: Any) -> list[Envelope]:
-    """What is sent when the task has succeeded: its links, and the next step of its chain (CALL-16, CAN-03)."""
-    steps = [_fed(step, value, envelope) for step in envelope.link]
-    if envelope.chain:
-        following, *rest = envelope.chain
-        steps.append(replace(_fed(following, value, envelope), chain=[*following.chain, *rest]))
-    return steps
-
-
-def _fed(step: Envelope, value: Any, before: Envelope) -> Envelope:
-    """A step behind `before`, with its value; `before` is its parent (CALL-12)."""
-    args = step.args if step.immutable else [value, *step.args]
-    return replace(step, args=args, parent=before.id, root=before.root or before.id)
-
-
-def chained(steps: Sequence[Envelope]) -> Envelope:
-    """The first of the steps, which bears the others."""
-    first, *rest = steps
-    return replace(first, chain=[*first.chain, *rest])

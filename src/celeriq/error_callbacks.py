@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from inspect import Parameter
 
-from msgspec.structs import replace
-
 from celeriq.definition import Definition
 from celeriq.envelope import Envelope
+from celeriq.steps import fed, messages
 
 TOLD = ("request", "exc", "traceback")
 """What a function is called with, in the worker where the task failed."""
@@ -22,7 +21,6 @@ def is_called_where_it_failed(callback: Definition) -> bool:
     return not callback.bound and (takes_any or sum(one.kind in _POSITIONAL for one in parameters) > 1)
 
 
-def as_sent(callback: Envelope, failed: Envelope) -> Envelope:
+def as_sent(callback: Envelope, failed: Envelope) -> list[Envelope]:
     """As a task, with the id of what failed as its first argument and that as its parent (CERR-02, CERR-03)."""
-    args = callback.args if callback.immutable else [failed.id, *callback.args]
-    return replace(callback, args=args, parent=failed.id, root=failed.root or failed.id)
+    return messages(fed(callback, failed.id, failed))

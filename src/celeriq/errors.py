@@ -11,6 +11,7 @@
     ├── CommitTimeoutError       a commit that did not end in time: nobody knows whether it happened
     ├── NotRegistered            the outcome of a task that no worker has registered for too long
     ├── WorkerLostError          the outcome of a task whose workers died again and again
+    ├── ChordError               the outcome of a chord's body when a part of the header has failed
     ├── TaskRevokedError         the outcome of a task that was revoked, terminated or expired
     ├── MaxRetriesExceededError  the outcome of a task that asked for one retry too many
     ├── SoftTimeLimitExceeded    raised inside a task that takes longer than its soft limit
@@ -92,6 +93,10 @@ class NotRegistered(CeleriqError, KeyError):  # noqa: N818 - Celery's name, whic
 
 class WorkerLostError(CeleriqError):
     """Too many workers died while they ran this task (ACK-04)."""
+
+
+class ChordError(CeleriqError):
+    """A part of the chord's header has failed, so that its body never runs (CERR-08)."""
 
 
 class TaskRevokedError(CeleriqError):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 if TYPE_CHECKING:
     from celeriq.backoff import RetryPolicy
     from celeriq.bound_task import BoundTask
-    from celeriq.canvas import Chain, Signature
+    from celeriq.canvas import Call
 
 
 class PerCall(TypedDict, total=False):
@@ -74,8 +74,8 @@ class CallKeywords(PerCall, total=False):
     countdown: float | None
     eta: datetime | None
     task_id: str | None
-    link: Signature[Any] | Chain | Sequence[Signature[Any] | Chain]
-    link_error: Signature[Any] | Chain | Sequence[Signature[Any] | Chain]
+    link: Call | Sequence[Call]
+    link_error: Call | Sequence[Call]
     headers: Mapping[str, Any]
     shadow: str | None
     argsrepr: str | None

@@ -68,6 +68,9 @@ class InLine:
 class Ignored:
     """The task is over, and no state of it is stored (EXE-04)."""
 
+    error: BaseException | None = None
+    """What it raised to say so; None if it goes on under another message."""
+
 
 @dataclass(frozen=True, slots=True)
 class Revoked:

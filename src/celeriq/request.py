@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from celeriq.envelope import Envelope
 
 if TYPE_CHECKING:
@@ -35,8 +37,10 @@ class Request:
     """`routing_key`: the queue; `priority`; `redelivered`: whether it came back, from a worker that died or a run that
     gave it back (ACK-10)."""
     group: str | None = None
+    """The id of the group that it belongs to."""
     group_index: int | None = None
     chord: Mapping[str, Any] | None = None
+    """The message of the body behind its group."""
     origin: str | None = None
     """A message does not say which process has sent it."""
     headers: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -97,6 +101,9 @@ def of_attempt(attempt: Attempt) -> Request:
             "priority": delivery.priority,
             "redelivered": call.redelivered or delivery.crashes > 0,
         },
+        group=call.group or None,
+        group_index=call.group_index,
+        chord=None if call.chord is None else msgspec.to_builtins(call.chord.body),
         headers=call.headers,
         shadow=call.shadow or None,
         argsrepr=repr(tuple(call.args)) if call.argsrepr is None else call.argsrepr,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Generator, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, Coroutine, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
-from typing import Any, Literal, Protocol, TypeVar, cast, overload, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast, overload, runtime_checkable
 
 from taskiq.abc.broker import AsyncBroker
 from taskiq.abc.result_backend import AsyncResultBackend
@@ -21,11 +23,15 @@ from celeriq.attempt import Attempt
 from celeriq.errors import ResultTimeoutError, TaskRevokedError
 from celeriq.record import Record
 from celeriq.states import EXCEPTION, FAILURE, PENDING, READY, REVOKED, SUCCESS
+from celeriq.waiting import first_told
+
+if TYPE_CHECKING:
+    from celeriq.group_result import GroupResult
 
 R = TypeVar("R")
 
-AsTuple = tuple[tuple[str, Any], None]
-"""`((id, the same of its parent or None), None)`."""
+AsTuple = tuple[tuple[str, Any], Any]
+"""`((id, the same of its parent or None), None)`; of a group a list of its members' in place of the last None."""
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +51,7 @@ class Pushes(Protocol):
 class Revokes(Protocol):
     """A broker that can call tasks off."""
 
-    async def revoke(self, task_id: str, *, terminate: bool = False) -> None: ...
+    async def revoke(self, task_id: str | Sequence[str], *, terminate: bool = False) -> None: ...
 
 
 _may_wait: ContextVar[bool] = ContextVar("celeriq_may_wait", default=False)
@@ -75,7 +81,7 @@ class AsyncResult(AsyncTaskiqTask[R]):
         return_type: type[R] | None = None,
         *,
         broker: AsyncBroker | None = None,
-        parent: AsyncResult[Any] | None = None,
+        parent: AsyncResult[Any] | GroupResult | None = None,
         ignored: bool = False,
     ) -> None:
         backend: Any = result_backend if broker is None else broker.result_backend
@@ -83,7 +89,7 @@ class AsyncResult(AsyncTaskiqTask[R]):
             raise TypeError("AsyncResult needs to know where results are: write AsyncResult(task_id, broker=broker)")
         super().__init__(task_id, backend, return_type)
         self.parent = parent
-        """The step before this one in its chain."""
+        """The step before this one in its chain; of a chord's body, its header."""
         self.ignored = ignored
         """Whether the task was sent with `ignore_result`: nothing is stored then, and nothing waited for (CALL-14)."""
         self._broker = broker
@@ -123,7 +129,7 @@ class AsyncResult(AsyncTaskiqTask[R]):
         timeout: float | None = None,  # noqa: ASYNC109 - as callers know it
         propagate: bool = True,  # noqa: FBT001, FBT002 - as in Celery
         *,
-        follow_parents: bool = True,  # noqa: ARG002
+        follow_parents: bool = True,
         disable_sync_subtasks: bool = True,
     ) -> R | BaseException:
         """What the task returned, of the type that it says, as soon as it has. Raises what it raised,
@@ -132,16 +138,21 @@ class AsyncResult(AsyncTaskiqTask[R]):
 
         With `propagate=False` an exception is returned in place of being raised (RES-02). Raises `RuntimeError` inside
         a task, which would hold its slot until others have ended (RES-04): send what follows as a chain, or say
-        `disable_sync_subtasks=False`. `follow_parents` changes nothing: the steps behind a failed one fail with it, at
-        the same moment and with its exception (RES-03).
+        `disable_sync_subtasks=False`.
+
+        What follows a header raises the exception of the part that has failed, as soon as it has; without
+        `follow_parents` it raises `ChordError` when all parts have ended (RES-03).
         """
-        _assert_may_wait(self.task_id, allowed=not disable_sync_subtasks)
+        assert_may_wait(self.task_id, allowed=not disable_sync_subtasks)
         if self.ignored:
             return cast("R", None)
+        headers = self._headers() if propagate and follow_parents and self.parent is not None else ()
         try:
-            stored = self._ended or await self._pushes.wait(self.task_id, timeout)
+            stored = await (self._wait_behind(headers, timeout) if headers else self._wait(timeout))
         except TimeoutError as error:
             raise ResultTimeoutError(f"task {self.task_id} has not ended within {timeout:g} s") from error
+        if isinstance(stored, BaseException):
+            raise stored
         if stored.status == SUCCESS:
             self._ended = stored
         if stored.failed:
@@ -150,6 +161,46 @@ class AsyncResult(AsyncTaskiqTask[R]):
                 raise failed
             return failed
         return self._converted(stored.result)
+
+    async def _wait(self, timeout: float | None) -> Record:  # noqa: ASYNC109 - as callers know it
+        return self._ended or await self._pushes.wait(self.task_id, timeout)
+
+    async def _wait_behind(
+        self,
+        headers: Sequence[GroupResult],
+        timeout: float | None,  # noqa: ASYNC109 - as callers know it
+    ) -> Record | BaseException:
+        """Its record, or the exception of a part of the headers before it."""
+        async with asyncio.timeout(timeout):
+            waits: list[Coroutine[Any, Any, Record | BaseException | None]] = [self._wait(None)]
+            waits += [header.failure() for header in headers]
+            told: Record | BaseException | None = await first_told(waits)
+            if isinstance(told, Record) and told.failed:
+                for header in headers:
+                    if (failed := await header.failure_so_far()) is not None:
+                        return failed
+        assert told is not None
+        return told
+
+    def _headers(self) -> list[GroupResult]:
+        """Those of the chords before it."""
+        found: list[GroupResult] = []
+        step = self.parent
+        while step is not None:
+            if not isinstance(step, AsyncResult):
+                found.append(step)
+            step = step.parent
+        return found
+
+    async def failure(self) -> BaseException | None:
+        """What it raised, as soon as it has ended; None if it has succeeded."""
+        told = await self.get(propagate=False, disable_sync_subtasks=False)
+        return told if isinstance(told, BaseException) else None
+
+    async def failure_so_far(self) -> BaseException | None:
+        """The same, as it is now."""
+        stored = await self.snapshot()
+        return _exception(stored) if stored.failed else None
 
     async def wait_result(
         self,
@@ -227,6 +278,14 @@ class AsyncResult(AsyncTaskiqTask[R]):
         stored = await self.snapshot()
         return [AsyncResult(child[0][0], self.result_backend, broker=self._broker) for child in stored.children]
 
+    async def collect(self) -> AsyncGenerator[tuple[AsyncResult[Any], Any]]:
+        """It and all that it has sent, and what that has sent, each with its value as soon as it has ended (RES-08)."""
+        waiting: deque[AsyncResult[Any]] = deque([self])
+        while waiting:
+            one = waiting.popleft()
+            yield one, await one.get()
+            waiting += await one.children()
+
     def as_tuple(self) -> AsTuple:
         """Its id and that of the steps before it, as plain data: see `result_from_tuple` (RES-09)."""
         return (self.task_id, None if self.parent is None else self.parent.as_tuple()), None
@@ -263,13 +322,6 @@ class AsyncResult(AsyncTaskiqTask[R]):
         return self.result_backend
 
 
-def result_from_tuple(told: Sequence[Any], broker: AsyncBroker) -> AsyncResult[Any]:
-    """The handle of which `as_tuple` has told, from wherever that was kept (RES-09)."""
-    (task_id, parent), _ = told
-    before = None if parent is None else result_from_tuple(parent, broker)
-    return AsyncResult(task_id, broker=broker, parent=before)
-
-
 def _exception(stored: Record) -> BaseException:
     found = record.decode_exception(stored.result)
     if stored.status == REVOKED and not isinstance(found, TaskRevokedError):
@@ -277,11 +329,12 @@ def _exception(stored: Record) -> BaseException:
     return found
 
 
-def _assert_may_wait(task_id: str, *, allowed: bool) -> None:
+def assert_may_wait(waited_for: str, *, allowed: bool) -> None:
+    """Raise `RuntimeError` inside a task, unless it is `allowed` or insists (RES-04)."""
     running = Attempt.current_or_none()
     if running is None or allowed or _may_wait.get():
         return
     raise RuntimeError(
-        f"task {running.envelope.task!r} waits for the result of {task_id}: Never call result.get() within a task! It "
-        "would hold its slot until another has one: make a chain of them, or say get(disable_sync_subtasks=False)"
+        f"task {running.envelope.task!r} waits for the result of {waited_for}: Never call result.get() within a task! "
+        "It would hold its slot until another has one: make a chain of them, or say get(disable_sync_subtasks=False)"
     )

@@ -24,13 +24,14 @@ from taskiq import TaskiqEvents, TaskiqState
 from taskiq.result_backends.dummy import DummyResultBackend
 
 import celeriq
-from celeriq import AsyncResult, BoundTask, RedisBroker, Route, signals, states
+from celeriq import AsyncResult, BoundTask, GroupResult, RedisBroker, Route, Signature, signals, states
 from celeriq import envelope as envelopes
 from celeriq.attempt import Attempt
 from celeriq.errors import TaskDefinitionError
 from celeriq.middleware import Results
 from celeriq.middleware.rate_limits import per_second
 from celeriq.redis.keys import GROUP
+from celeriq.remote import Remote
 from celeriq.signals import Signal
 from tests.conformance import scenario
 from tests.conformance.rows import load_scenarios
@@ -159,7 +160,9 @@ def define(made: RedisBroker, body: Body, **options: Any) -> Any:
 
 
 class CeleriqResult:
-    def __init__(self, result: AsyncResult[Any]) -> None:
+    """Of a task, or of a group."""
+
+    def __init__(self, result: Any) -> None:
         self._result = result
 
     def __getattr__(self, name: str) -> Any:
@@ -167,36 +170,41 @@ class CeleriqResult:
 
     @property
     def id(self) -> str:
-        return self._result.id
+        return str(self._result.id)
 
     @property
     def parent(self) -> CeleriqResult | None:
         found: CeleriqResult | None = wrapped(self._result.parent)
         return found
 
+    @property
+    def results(self) -> list[CeleriqResult]:
+        return [CeleriqResult(each) for each in self._result.results]
+
     async def get(self, timeout: float | None = PATIENCE, **options: Any) -> Any:  # noqa: ASYNC109 - Celery's option
         return await self._result.get(timeout=timeout, **options)
 
     async def state(self) -> str:
-        return await self._result.state()
+        return str(await self._result.state())
 
     async def info(self) -> Any:
         return await self._result.info()
 
     async def traceback(self) -> str | None:
-        return await self._result.traceback()
+        told: str | None = await self._result.traceback()
+        return told
 
     async def ready(self) -> bool:
-        return await self._result.ready()
+        return bool(await self._result.ready())
 
     async def successful(self) -> bool:
-        return await self._result.successful()
+        return bool(await self._result.successful())
 
     async def failed(self) -> bool:
-        return await self._result.failed()
+        return bool(await self._result.failed())
 
     async def exists(self) -> bool:
-        return await self._result.exists()
+        return bool(await self._result.exists())
 
     async def children(self) -> list[CeleriqResult] | None:
         return [CeleriqResult(each) for each in await self._result.children()]
@@ -210,6 +218,21 @@ class CeleriqResult:
     async def as_tuple(self) -> Any:
         return self._result.as_tuple()
 
+    async def collect(self) -> list[Any]:
+        return [value async for _, value in self._result.collect()]
+
+    async def completed_count(self) -> int:
+        return int(await self._result.completed_count())
+
+    async def waiting(self) -> bool:
+        return bool(await self._result.waiting())
+
+    async def save(self) -> None:
+        await self._result.save()
+
+    async def delete(self) -> None:
+        await self._result.delete()
+
     async def forget(self) -> None:
         await self._result.forget()
 
@@ -217,7 +240,7 @@ class CeleriqResult:
         await self._result.revoke(**options)
 
 
-def wrapped(result: AsyncResult[Any] | None) -> Any:
+def wrapped(result: AsyncResult[Any] | GroupResult | None) -> Any:
     return None if result is None else CeleriqResult(result)
 
 
@@ -270,15 +293,17 @@ class CeleriqApp:
         if isinstance(call, list | tuple):
             return [self.signature(each) for each in call]
         if isinstance(call, Call):
-            make = self.task(call.task).si if call.immutable else self.task(call.task).s
-            return make(*call.args, **call.kwargs).set(**self.translated(call.options))
+            task = self.task(call.task) or Remote(self.broker, call.task)
+            made = Signature(task=task, args=tuple(call.args), kwargs=call.kwargs, immutable=call.immutable)
+            return made.set(**self.translated(call.options))
         if not isinstance(call, Canvas):
             return call
-        if call.kind != "chain":
-            raise NotThereYetError(call.kind)
-        return celeriq.chain(*(self.signature(part) for part in call.parts)).on_error(
-            *(self.signature(callback) for callback in call.error_callbacks)
-        )
+        parts = [self.signature(part) for part in call.parts]
+        if call.kind == "chain":
+            whole: Any = celeriq.chain(*parts)
+        else:
+            whole = celeriq.group(parts) if call.body is None else celeriq.chord(parts, self.signature(call.body))
+        return whole.on_error(*(self.signature(callback) for callback in call.error_callbacks))
 
     def translated(self, options: Mapping[str, Any]) -> dict[str, Any]:
         return {name: self.signature(value) if name.startswith("link") else value for name, value in options.items()}
@@ -310,6 +335,10 @@ class CeleriqApp:
 
     def result(self, task_id: str) -> CeleriqResult:
         return CeleriqResult(AsyncResult(task_id, broker=self.broker))
+
+    async def restored_group(self, group_id: str) -> CeleriqResult | None:
+        found: CeleriqResult | None = wrapped(await GroupResult.restore(group_id, self.broker))
+        return found
 
     async def restored(self, told: Any) -> CeleriqResult:
         return CeleriqResult(celeriq.result_from_tuple(told, self.broker))

@@ -94,8 +94,8 @@ async def test_all_later_steps_of_a_failed_one_fail_with_it(broker: RedisBroker,
         assert last is not None
         result = await last.wait_result(timeout=20)
         assert repr(result.error) == "ValueError('not 3')"
-        assert [await state(broker, step) for step in (last, last.parent, last.parent.parent)] == 3 * ["FAILURE"]  # type: ignore[union-attr]
-        assert await value(last.parent.parent.parent) == 3  # type: ignore[union-attr]
+        assert [await state(broker, step) for step in (last, last.parent, last.parent.parent)] == 3 * ["FAILURE"]
+        assert await value(last.parent.parent.parent) == 3
     assert tasks.noted == []
 
 
@@ -178,7 +178,7 @@ async def test_a_step_whose_result_is_too_large_for_the_next_fails_before_its_co
     async with running(broker):
         assert await value(await large.kiq()) == 1750 * "x"
         last = await (large.s() | tasks.note.s("and more" * 20)).apply_async()
-        result = await last.wait_result(timeout=20)  # type: ignore[union-attr]
+        result = await last.wait_result(timeout=20)
         assert "the limit is 2000" in str(result.error)
 
 

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from celeriq import PayloadTooLargeError, envelope
-from celeriq.envelope import VERSION, Envelope, chained, for_retry, next_steps, postponed
+from celeriq.envelope import VERSION, Envelope, for_retry, postponed
+from celeriq.steps import chained, next_steps
 
 
 def call(name: str, *args: Any, **fields: Any) -> Envelope:

@@ -17,7 +17,7 @@ class EarlyEnds(Middleware):
     def decide(self, attempt: Attempt, error: BaseException) -> Outcome | None:  # noqa: ARG002
         match error:
             case Ignore():
-                return Ignored()
+                return Ignored(error)
             case Reject(requeue=True):
                 return Postponed(error, 0.0, counted=False)
             case Reject(reason=reason):

@@ -32,7 +32,8 @@ class ErrorCallbacks(Middleware):
     def settling(self, attempt: Attempt) -> None:
         failed = attempt.envelope
         if failed.link_error and isinstance(attempt.outcome, Failed):
-            sent = [as_sent(one, failed) for one in failed.link_error if self._called(one) is None]
+            callbacks = [one for one in failed.link_error if self._called(one) is None]
+            sent = [message for one in callbacks for message in as_sent(one, failed)]
             attempt.next_steps += [(one, encode(one, attempt.engine.max_payload)) for one in sent]
 
     def after(self, attempt: Attempt) -> Awaitable[None] | None:

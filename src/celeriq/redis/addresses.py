@@ -43,9 +43,12 @@ class Addresses:
         return str(task.labels.get("queue") or route.queue or self._default_queue)
 
     def _address_all(self, message: Envelope) -> None:
-        self._address(message)
-        for later in (*message.link, *message.link_error, *message.chain):
+        if message.task:
+            self._address(message)
+        for later in (*message.link, *message.link_error, *message.chain, *(message.members or ())):
             self._address_all(later)
+        if message.chord is not None:
+            self._address_all(message.chord.body)
 
     def _address(self, message: Envelope) -> None:
         labels = message.labels

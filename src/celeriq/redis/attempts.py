@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from redis.exceptions import RedisError
 from taskiq.message import TaskiqMessage
 
-from celeriq import envelope, record, signals
+from celeriq import envelope, parts, record, signals
 from celeriq.attempt import Attempt, Delivery
 from celeriq.envelope import VERSION, Envelope, for_retry, postponed, without_turn
 from celeriq.errors import EncodeError, NotRegistered, WorkerLostError
@@ -32,10 +32,12 @@ from celeriq.outcome import (
     Revoked,
     Succeeded,
 )
+from celeriq.redis.chords import Counted
 from celeriq.redis.results import RedisResults
 from celeriq.redis.revocations import names_of
 from celeriq.redis.sending import Parcel
 from celeriq.redis.settlement import Ending, persistently
+from celeriq.steps import behind, bodies
 from celeriq.task import Task
 
 if TYPE_CHECKING:
@@ -130,10 +132,13 @@ class Attempts:
 
     async def _publish(self, attempt: Attempt) -> None:
         """What follows is sent with the settlement; who wants to know of what is sent is told of it before (SIG-01)."""
-        for number, (step, _) in enumerate(attempt.next_steps):
-            for publishing in self._broker.sending_hooks().publishing:
+        steps, chain = [step for step, _ in attempt.next_steps], attempt.envelope.chain
+        # What is behind a header is told of with it, and this may be a later step of one of its parts.
+        begins = steps if not chain or chain[0].members is not None else []
+        for publishing in self._broker.sending_hooks().publishing:
+            for step in (*steps, *bodies(begins)):
                 await publishing(step)
-            attempt.next_steps[number] = step, envelope.encode(step, self._broker.max_payload)
+        attempt.next_steps = [(step, envelope.encode(step, self._broker.max_payload)) for step in steps]
 
     async def _settle(self, ending: Ending) -> bool:
         written = await self._broker.settlement.settle(ending)
@@ -145,7 +150,7 @@ class Attempts:
         records = [(attempt.envelope.id, attempt.stored)] if attempt.stored else []
         dead_because = ""
         if isinstance(outcome, Failed | Revoked):
-            records += _records_of_later_steps(attempt.envelope, outcome.error, called_off=isinstance(outcome, Revoked))
+            records += _records_of_later_steps(attempt.envelope, outcome, attempt.stored)
         if isinstance(outcome, Failed):
             dead_because = outcome.dead_because
         parcels = self._parcels_after(attempt, outcome)
@@ -159,6 +164,7 @@ class Attempts:
             history=b"" if isinstance(outcome, Deferred) else self._history(attempt, outcome),
             ticket="-" if isinstance(outcome, Deferred) else attempt.envelope.ticket,
             claim=_claim_after(attempt.envelope, again),
+            counted=None if attempt.part is None else Counted.of(attempt.part, self._broker.queue_name),
         )
 
     def _parcels_after(self, attempt: Attempt, outcome: Outcome) -> list[Parcel]:
@@ -244,15 +250,26 @@ class Attempts:
         ticket, claim = "", None
         if task_id := envelope.head(delivery)[1]:
             records.append((task_id, record.encode(record.failure(task_id, error, 0.0))))
+        counted: Counted | None = None
         with suppress(msgspec.DecodeError, ValueError):
             read = envelope.decode(delivery)
-            records += _records_of_later_steps(read, error)
+            records += _records_of_later_steps(read, Failed(error))
             ticket, claim = read.ticket, _claim_after(read, None)
+            part = parts.failed(read, error)
+            counted = None if part is None else Counted.of(part, self._broker.queue_name)
         history = record.encode(
             HistoryEntry(id=task_id, queue=delivery.queue, state="DEAD", error=record.describe(error))
         )
         await self._settle(
-            Ending(delivery, records=records, dead_because=str(error), history=history, ticket=ticket, claim=claim)
+            Ending(
+                delivery,
+                records=records,
+                dead_because=str(error),
+                history=history,
+                ticket=ticket,
+                claim=claim,
+                counted=counted,
+            )
         )
 
     def _never_begun(self, delivery: Delivery, error: Exception) -> Attempt | None:
@@ -362,11 +379,18 @@ def envelope_name(version: int) -> str:
 
 
 def _records_of_later_steps(
-    failed: Envelope, error: BaseException, *, called_off: bool = False
+    failed: Envelope, outcome: Failed | Revoked, stored: bytes = b""
 ) -> list[tuple[str, bytes]]:
-    """All later steps of a chain end with the step before them, and are never sent (CERR-07)."""
-    as_record = record.revoked if called_off else record.failure
-    return [(step.id, record.encode(as_record(step.id, error, 0.0))) for step in failed.chain]
+    """All later steps of a chain end with the step before them, as is `stored` of it, and are never sent (CERR-07)."""
+    later = [step.id for step in behind(failed)]
+    if not later:
+        return []
+    if isinstance(outcome, Revoked):
+        return [(one, record.encode(record.revoked(one, outcome.error, 0.0))) for one in later]
+    told = record.failure("", outcome.error, 0.0)
+    if stored:
+        told.traceback = record.decode(stored).traceback
+    return [(one, record.encode(replace(told, task_id=one))) for one in later]
 
 
 def _claim_after(call: Envelope, again: Parcel | None) -> tuple[str, str, int] | None:

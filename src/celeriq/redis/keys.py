@@ -109,6 +109,12 @@ class Keys:
     def history(self) -> str:
         return f"{{{self.namespace}}}:history"
 
+    def chord(self, group_id: str) -> str:
+        return f"{{{self.namespace}}}:chord:{group_id}"
+
+    def group(self, group_id: str) -> str:
+        return f"{{{self.namespace}}}:group:{group_id}"
+
     def sender(self, name: str) -> str:
         return f"{{{self.namespace}}}:sender:{name}"
 

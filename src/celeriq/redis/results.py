@@ -9,6 +9,7 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any, TypeVar, cast
 
+import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -133,6 +134,19 @@ class RedisResults(RedisAsyncResultBackend[R]):
     async def forget(self, task_id: str) -> None:
         """Delete the record of `task_id` (ST-21)."""
         await self._client.delete(self.keys.record(task_id))
+
+    async def save_group(self, group_id: str, told: Any) -> None:
+        """Keep which results belong together, as long as a result (RES-14)."""
+        kept = None if self.milliseconds == FOR_EVER else self.milliseconds
+        await self._client.set(self.keys.group(group_id), record.encode(told), px=kept)
+
+    async def find_group(self, group_id: str) -> Any:
+        """What was kept, or None."""
+        kept = await self._client.get(self.keys.group(group_id))
+        return None if kept is None else msgspec.json.decode(kept)
+
+    async def delete_group(self, group_id: str) -> None:
+        await self._client.delete(self.keys.group(group_id))
 
     async def shutdown(self) -> None:
         await self._watch.close()

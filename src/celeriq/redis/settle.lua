@@ -3,14 +3,19 @@
 -- KEYS  1 crashes (hash)  2 history (stream)  3 wake (channel)  4 who has a slot (hash: ticket to limit and kind),
 --       beside which those that run and the line of a kind are `running:` and `line:`  then for each attempt: its stream, its
 --       records, where its next messages go (streams, or sorted sets of delayed ones), the dead letters (stream) if it is one,
---       the key that it has taken
+--       the key that it has taken; of a part of a chord the parts (hash: place in the header to value as JSON, or `!` and
+--       why the body cannot run), and where the body's messages go
 -- ARGV  1 group  2 consumer  3 milliseconds to keep a record, -1 for ever  4 entries of history to keep
 --       5 dead letters to keep  6 milliseconds to keep them  7 milliseconds to keep the record of a failure
 --       then for each attempt: a line of entry id, whether it is fenced, numbers of
---       records and of next messages, whether it is dead, has a history entry, has taken a key, and the ticket of the slot
---       that it gives back if it has one ('' its place, '-' it keeps it); records; for each next
---       message when it is due ('' now, '+ms' from now, '@ms' since 1970) and the message (behind the digit of its priority step, if it is delayed);
---       why it is dead, and message; history entry; task id and milliseconds to hold the key, 0 gives it back. In one line because each argument costs as much as a command.
+--       records and of next messages, whether it is dead, has a history entry, has taken a key, is a part of a chord, and
+--       the ticket of the slot that it gives back if it has one ('' its place, '-' it keeps it); records; for each next
+--       message when it is due ('' now, '+ms' from now, '@ms' since 1970) and the message (behind the digit of its priority
+--       step, if it is delayed); why it is dead, and message; history entry; task id and milliseconds to hold the key, 0
+--       gives it back; of a part a line of its place, their number, milliseconds to keep
+--       them (-1 for ever) and the number of the body's messages and whether its value belongs to an outer part, what is told of it, and for each message when it is due
+--       and its text: up to its first brace, from there to where the results belong, and from there on ('' if it takes
+--       none), then the same of the outer part, of which nothing is told yet. In one line because each argument costs as much as a command.
 -- Answers for each attempt with 1, 0 if it is no longer this consumer's, or the text of an error.
 local FINAL, FAILED = '{"status":"SUCCESS"', '{"status":"FAILURE"'
 local group, consumer = ARGV[1], ARGV[2]
@@ -23,9 +28,22 @@ local limits = redis.call('EXISTS', KEYS[4]) == 1
 local function next_key() key = key + 1 return KEYS[key] end
 local function next_argument() argument = argument + 1 return ARGV[argument] end
 
+local read_part, count
+
+function read_part()
+  local place, size, keep, messages, outer = string.match(next_argument(), '^(%d+) (%d+) (%S+) (%d+) (%d)$')
+  local part = {chord = next_key(), place = place, size = tonumber(size), keep = keep, messages = {}}
+  part.told = next_argument()
+  for index = 1, tonumber(messages) do
+    part.messages[index] = {next_key(), next_argument(), next_argument(), next_argument(), next_argument()}
+  end
+  if outer == '1' then part.outer = read_part() end
+  return part
+end
+
 local function read_attempt()
-  local entry, fenced, records, messages, dead, history, claim, ticket =
-    string.match(next_argument(), '^(%S+) (%d) (%d+) (%d+) (%d) (%d) (%d) (.*)$')
+  local entry, fenced, records, messages, dead, history, claim, part, ticket =
+    string.match(next_argument(), '^(%S+) (%d) (%d+) (%d+) (%d) (%d) (%d) (%d) (.*)$')
   local attempt = {stream = next_key(), entry = entry, fenced = fenced == '1', records = {}, messages = {}, ticket = ticket}
   for index = 1, tonumber(records) do attempt.records[index] = {next_key(), next_argument()} end
   for index = 1, tonumber(messages) do
@@ -36,6 +54,7 @@ local function read_attempt()
   end
   if history == '1' then attempt.history = next_argument() end
   if claim == '1' then attempt.claim = {key = next_key(), task = next_argument(), hold = next_argument()} end
+  if part == '1' then attempt.part = read_part() end
   return attempt
 end
 
@@ -57,6 +76,32 @@ local function send(target, when, message, unique)
     redis.call('ZADD', target, due, member)
     wake = wake or redis.call('ZRANGE', target, 0, 0)[1] == member
   end
+end
+
+-- Whichever part is the last one to end sends the body.
+function count(part, unique)
+  redis.call('HSET', part.chord, part.place, part.told)
+  if redis.call('HLEN', part.chord) < part.size then
+    if part.keep ~= '-1' then redis.call('PEXPIRE', part.chord, part.keep) end
+    return
+  end
+  local told, results, failed = redis.call('HGETALL', part.chord), {}, nil
+  for index = 1, #told, 2 do results[told[index] + 1] = told[index + 1] end
+  for _, result in ipairs(results) do
+    if not failed and string.sub(result, 1, 1) == '!' then failed = result end
+  end
+  local value = failed and 'null' or '[' .. table.concat(results, ',') .. ']'
+  local broken = failed and '"broken":' .. string.sub(failed, 2) .. ',' or ''
+  if part.outer then
+    part.outer.told = failed or value
+    count(part.outer, unique)
+  end
+  for index, message in ipairs(part.messages) do
+    local target, when, opening, before, after = unpack(message)
+    if after ~= '' then before = before .. value .. after end
+    send(target, when, opening .. broken .. before, unique .. '/' .. index)
+  end
+  redis.call('DEL', part.chord)
 end
 
 local function bury(attempt)
@@ -109,6 +154,7 @@ local function settle(attempt)
   for index, message in ipairs(attempt.messages) do
     send(message[1], message[2], message[3], entry .. '/' .. index)
   end
+  if attempt.part then count(attempt.part, entry .. '/body') end
   if attempt.dead then bury(attempt) end
   if attempt.history then
     redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', 'data', attempt.history)

@@ -15,6 +15,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from celeriq.attempt import Delivery
 from celeriq.redis.batches import Batches
+from celeriq.redis.chords import Counted
 from celeriq.redis.keys import GROUP, Keys
 from celeriq.redis.scripts import Scripts
 from celeriq.redis.sending import Parcel
@@ -50,6 +51,8 @@ class Ending(msgspec.Struct, frozen=True):
     """Of the slot that it gives back, if it has one: '' is its place in the queue, '-' keeps it."""
     claim: tuple[str, str, int] | None = None
     """A key that it has, its task id, and milliseconds to hold the key from now on; 0 gives it back."""
+    counted: Counted | None = None
+    """What its chord is told of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,15 +125,15 @@ class Settlement:
             keeping.failures,
         ]
         for ending in endings:
-            self._add(ending, keys, arguments, stores=keeping.records != 0)
+            self._add(ending, keys, arguments, keeping.records)
         return keys, arguments
 
-    def _add(self, ending: Ending, keys: list[str], arguments: list[Any], *, stores: bool) -> None:
-        delivery, records, parcels = ending.delivery, ending.records if stores else (), ending.parcels
-        has = (bool(ending.dead_because), bool(ending.history), ending.claim is not None)
+    def _add(self, ending: Ending, keys: list[str], arguments: list[Any], keep: int) -> None:
+        delivery, records, parcels = ending.delivery, ending.records if keep else (), ending.parcels
+        has = (bool(ending.dead_because), bool(ending.history), ending.claim is not None, ending.counted is not None)
         numbers = (ending.fenced, len(records), len(parcels), *has)
         keys.append(delivery.stream)
-        arguments.append(b"%b %d %d %d %d %d %d %b" % (delivery.entry_id, *numbers, ending.ticket.encode()))
+        arguments.append(b"%b %d %d %d %d %d %d %d %b" % (delivery.entry_id, *numbers, ending.ticket.encode()))
         for task_id, stored in records:
             keys.append(self._keys.record(task_id))
             arguments.append(stored)
@@ -146,6 +149,9 @@ class Settlement:
             key, *holding = ending.claim
             keys.append(self._keys.unique(key))
             arguments += holding
+        if ending.counted is not None:
+            keys += ending.counted.keys(self._keys)
+            arguments += ending.counted.arguments(keep)
 
 
 async def persistently(write: Callable[[], Coroutine[Any, Any, T]]) -> T:

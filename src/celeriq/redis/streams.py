@@ -22,7 +22,7 @@ from taskiq_redis import RedisStreamBroker
 
 from celeriq import envelope, shared, signals
 from celeriq.attempt import Attempt, Delivery
-from celeriq.canvas import Remote, Signature
+from celeriq.canvas import Signature
 from celeriq.definition import Definition
 from celeriq.envelope import Claim, Envelope
 from celeriq.errors import DuplicateTaskNameWarning, SendError, SessionsMissingError, UnsupportedOptionError
@@ -48,6 +48,7 @@ from celeriq.redis.settlement import Keeping, Settlement, persistently
 from celeriq.redis.sleep import LONGEST, Sleep
 from celeriq.redis.watch import Watch
 from celeriq.redis.worker import LAST_WORDS, PULSE, Worker, connecting, leave_on_signals
+from celeriq.remote import Remote
 from celeriq.result import AsyncResult
 from celeriq.routing import Routes
 from celeriq.said_elsewhere import SaidElsewhere
@@ -383,7 +384,9 @@ class RedisBroker(RedisStreamBroker):
         read = envelope.decode(message.message)
         attempt = Attempt.current_or_none()
         if attempt is not None and attempt.envelope.id == read.id:
-            read.link, read.chain = attempt.envelope.link, attempt.envelope.chain
+            before = attempt.envelope
+            read.link, read.chain = before.link, before.chain
+            read.group, read.group_index, read.chord = before.group, before.group_index, before.chord
         await self.send(read)
 
     async def send(self, envelope: Envelope, *, at: float | None = None) -> None:
@@ -422,7 +425,7 @@ class RedisBroker(RedisStreamBroker):
     async def send_many(self, envelopes: Sequence[Envelope]) -> list[Exception | None]:
         """What became of each: None, or the `SendError`."""
         try:
-            parcels = [self._addresses.parcel(envelope) for envelope in envelopes]
+            parcels = [self._addresses.parcel(one, None if one.delay else one.eta) for one in envelopes]
         except SendError as error:
             return [error] * len(envelopes)
         outcomes = await self._sender.send_all(parcels)

@@ -35,7 +35,7 @@ async def echo(value: Any) -> Any:
 
 
 @task("canvas.note")
-async def note(topic: str, *values: Any) -> Any:
+async def note(topic: Any, *values: Any) -> Any:
     await log.of(topic)(*values)
     return values
 

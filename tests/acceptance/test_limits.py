@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 
 from celeriq import RedisBroker
 from celeriq.middleware.rate_limits import LATE
+from celeriq.redis.keys import Keys
 from tests import databases
 from tests.acceptance.conftest import Start
 from tests.acceptance.observing import Command, child, listens
@@ -70,12 +71,12 @@ async def test_limits_hold_in_two_workers_one_of_which_is_killed_and_no_slot_is_
     victims_id = child(victim).pid
     sent_at = (await now(database_url)).timestamp()
     await send_all(sender)
-    await wait_for(lambda: share_ended(database_url, 1 / 3), within=PATIENCE)
+    await wait_for(lambda: no_more_left(redis, namespace, 2 / 3), within=PATIENCE)
     victim.kill()
     killed_at = await now(database_url)
-    await wait_for(lambda: share_ended(database_url, 2 / 3), within=PATIENCE)
+    await wait_for(lambda: no_more_left(redis, namespace, 1 / 3), within=PATIENCE)
     start(worker)
-    await wait_for(lambda: share_ended(database_url, 1), within=PATIENCE)
+    await wait_for(lambda: no_more_left(redis, namespace, 0), within=PATIENCE)
     await wait_for(lambda: nothing_is_left(redis, namespace), within=PATIENCE)
     runs = await runs_until(database_url, victims_id, killed_at)
 
@@ -109,8 +110,11 @@ async def now(database_url: str) -> datetime:
     return found
 
 
-async def share_ended(database_url: str, share: float) -> bool:
-    return bool(await databases.value_of(database_url, "select count(ended) >= $1 from runs", share * TASKS))
+async def no_more_left(redis: Redis, namespace: str, share: float) -> bool:
+    """Of the tasks; those in line are still in their queue."""
+    keys = Keys(namespace)
+    left = await redis.xlen(keys.queue("default")) + await redis.zcard(keys.delayed("default"))
+    return bool(left <= share * TASKS)
 
 
 async def nothing_is_left(redis: Redis, namespace: str) -> bool:

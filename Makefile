@@ -49,7 +49,7 @@ lock: $(STAMP)  ## pin the newest versions, with hashes and without addresses
 	$(BIN)/uv pip compile pyproject.toml --upgrade --universal --generate-hashes --no-header --annotation-style line -q \
 		--extra fastapi --extra speed --group app -o requirements/app.txt
 	$(BIN)/uv pip compile pyproject.toml --upgrade --universal --generate-hashes --no-header --annotation-style line -q \
-		--extra fastapi --extra speed --extra embedded --group app --group docs --group test --group check -o requirements/dev.txt
+		--extra fastapi --extra speed --extra embedded --extra processes --group app --group docs --group test --group check -o requirements/dev.txt
 	for name in $(basename $(notdir $(wildcard benchmarks/requirements/*.in))); do \
 		$(BIN)/uv pip compile benchmarks/requirements/$$name.in \
 			$$(test $$name != celeriq || echo pyproject.toml --extra speed) --upgrade --universal --python-version 3.11 \

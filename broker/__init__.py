@@ -19,6 +19,7 @@ from celeriq.middleware import (
     EarlyEnds,
     Expiry,
     Handlers,
+    ProcessPool,
     RateLimits,
     Results,
     Retries,
@@ -53,6 +54,7 @@ broker = RedisBroker(
         Signals(),  # tell functions of yours
         TrackStarted(),  # the state STARTED
         Handlers(),  # on_success, on_failure and others of a task's base class
+        ProcessPool(),  # def tasks in processes of their own
         TimeLimits(),  # soft and hard
         EarlyEnds(),  # Ignore and Reject
         Retries(),  # self.retry(), autoretry_for, backoff

@@ -14,6 +14,7 @@ import signal
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
@@ -91,6 +92,15 @@ async def limited(name: str, key: str, seconds: float) -> None:
     await asyncio.sleep(seconds)
     async with broker.sessions.begin() as session:
         await session.execute(text("update runs set ended = clock_timestamp() where run = :run"), {"run": run})
+
+
+@broker.task(name="in_process", pool="process")
+def in_process(folder: str) -> int:
+    """Note who runs it, and go on until it is told to end."""
+    (Path(folder) / f"pid-{os.getpid()}").touch()
+    while not (Path(folder) / "go").exists():
+        time.sleep(0.01)
+    return os.getpid()
 
 
 @broker.task(name="poison")

@@ -11,6 +11,8 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 PATIENCE = 30.0
@@ -83,6 +85,14 @@ def started(
 
 def api(port: int) -> tuple[str, ...]:
     return ("uvicorn", "api.main:app", "--host", "127.0.0.1", "--port", str(port), "--log-level", "warning")
+
+
+def is_alive(pid: int) -> bool:
+    """A zombie whose parent was killed waits for somebody to take note, and is dead."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def free_port() -> int:

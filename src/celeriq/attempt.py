@@ -108,6 +108,8 @@ class Attempt:
     options: Options = field(default_factory=lambda: NO_OPTIONS)
     """What the task says, and over it the call."""
     hooks: Hooks = NO_HOOKS
+    limits: tuple[float | None, float | None] = (None, None)
+    """Soft and hard, in seconds, of a body that no cancellation reaches: kept by what runs it, if it can."""
     announced: bool = False
     """Whether anybody was told that it begins."""
     children: list[str] = field(default_factory=list[str])
@@ -277,7 +279,10 @@ class Attempt:
 
     def _call(self, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Awaitable[Any]:
         """The body, inside of what middlewares put around it."""
-        body: Awaitable[Any] = definition.call(self, args, kwargs)
+        elsewhere = self.hooks.call
+        body: Awaitable[Any] = (
+            elsewhere[0](self, definition, args, kwargs) if elsewhere else definition.call(self, args, kwargs)
+        )
         for around in self.hooks.around:
             body = around(self, body)
         return body

@@ -10,7 +10,7 @@
     ├── DuplicateCallError       a unique task that waits or runs already
     ├── CommitTimeoutError       a commit that did not end in time: nobody knows whether it happened
     ├── NotRegistered            the outcome of a task that no worker has registered for too long
-    ├── WorkerLostError          the outcome of a task whose workers died again and again
+    ├── WorkerLostError          the outcome of a task whose process died, or whose workers did again and again
     ├── ChordError               the outcome of a chord's body when a part of the header has failed
     ├── TaskRevokedError         the outcome of a task that was revoked, terminated or expired
     ├── MaxRetriesExceededError  the outcome of a task that asked for one retry too many
@@ -92,7 +92,7 @@ class NotRegistered(CeleriqError, KeyError):  # noqa: N818 - Celery's name, whic
 
 
 class WorkerLostError(CeleriqError):
-    """Too many workers died while they ran this task (ACK-04)."""
+    """The process that ran this task died, or so did too many workers (ACK-04)."""
 
 
 class ChordError(CeleriqError):

@@ -52,6 +52,12 @@ class Middleware(TaskiqMiddleware):
     def before(self, attempt: Attempt) -> Awaitable[Outcome | None] | Outcome | None:
         """Before anything is opened for the body; an outcome ends the attempt here."""
 
+    def call(
+        self, attempt: Attempt, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Awaitable[Any]:
+        """Run the function elsewhere than on the loop or in a thread; of several middlewares the first one does."""
+        raise NotImplementedError
+
     def around(self, attempt: Attempt, body: Awaitable[Any]) -> Awaitable[Any]:
         """The body, inside of something; awaited exactly once."""
         raise NotImplementedError
@@ -76,6 +82,7 @@ class Hooks:
     """
 
     before: tuple[Callable[[Attempt], Awaitable[Outcome | None] | Outcome | None], ...] = ()
+    call: tuple[Callable[[Attempt, Definition, tuple[Any, ...], dict[str, Any]], Awaitable[Any]], ...] = ()
     around: tuple[Callable[[Attempt, Awaitable[Any]], Awaitable[Any]], ...] = ()
     decide: tuple[Callable[[Attempt, BaseException], Outcome | None], ...] = ()
     settling: tuple[Callable[[Attempt], None], ...] = ()
@@ -93,7 +100,14 @@ def hooks_of(middlewares: Iterable[TaskiqMiddleware], options: Options) -> Hooks
     named = partial(_overridden, mine)
 
     after = (*named("after")[::-1], *named("last")[::-1])
-    return Hooks(named("before"), named("around")[::-1], named("decide"), named("settling"), after)
+    return Hooks(
+        before=named("before"),
+        call=named("call"),
+        around=named("around")[::-1],
+        decide=named("decide"),
+        settling=named("settling"),
+        after=after,
+    )
 
 
 @dataclass(frozen=True, slots=True)

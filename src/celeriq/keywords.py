@@ -41,6 +41,7 @@ class TaskKeywords(PerCall, total=False):
     typing: bool
     schedule: Sequence[Mapping[str, Any]]
     labels: Mapping[str, Any]
+    pool: Literal["thread", "process"] | None
     track_started: bool
     autoretry_for: tuple[type[Exception], ...]
     dont_autoretry_for: tuple[type[Exception], ...]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -15,8 +16,10 @@ from celeriq.redis.keys import Keys
 from tests.acceptance.conftest import LEASE, Start
 from tests.acceptance.observing import Command, child, ended, finished, is_empty, listens, send, started, state
 from tests.conftest import Figure
+from tests.processes import ROOT, is_alive
 from tests.waiting import wait_for
 
+ENGINE = ROOT / "tests" / "engine.py"
 FULL = bool(os.environ.get("PROVE"))
 BLOCKED, AFTERWARDS = (20.0, 40.0) if FULL else (4.0, 0.0)
 """Seconds that a task blocks its loop, and that it goes on."""
@@ -50,14 +53,34 @@ async def ran_twice(database_url: str) -> bool:
 async def test_a_loop_that_is_blocked_for_longer_than_the_lease_keeps_its_message(
     sender: RedisBroker, start: Start, worker: Command, kind: str, figure: Figure, database_url: str
 ) -> None:
-    for _ in range(2):
-        start(worker)
+    workers = [start(worker) for _ in range(2)]
     task_id = await send(sender, "block", "a", BLOCKED, AFTERWARDS)
     await wait_for(lambda: finished(database_url), within=BLOCKED + AFTERWARDS + 60)
     await wait_for(lambda: ended(sender, task_id))
     assert await started(database_url) == {"a": 1}
+    assert any(f"by task block[{task_id}] at {ENGINE}:" in one.output() for one in workers)
     seconds = f"{BLOCKED + AFTERWARDS:g} s, of which its loop is blocked for {BLOCKED:g} s"
     figure(f"Task of {seconds}, lease {LEASE:g} s, {kind} worker: ran once")
+
+
+async def test_a_process_that_runs_a_task_dies_with_its_worker_and_the_task_runs_elsewhere(
+    sender: RedisBroker, start: Start, worker: Command, tmp_path: Path
+) -> None:
+    folder = tmp_path / "processes"
+    folder.mkdir()
+
+    def pids() -> set[int]:
+        return {int(file.name.removeprefix("pid-")) for file in folder.glob("pid-*")}
+
+    program = start(worker)
+    task_id = await send(sender, "in_process", str(folder))
+    first = await wait_for(pids, within=60)
+    child(program).kill()
+    await wait_for(lambda: not any(map(is_alive, first)))
+    await wait_for(lambda: pids() > first, within=60)
+    (folder / "go").touch()
+    await wait_for(lambda: ended(sender, task_id), within=60)
+    assert {(await sender.result_backend.get_result(task_id)).return_value} == pids() - first
 
 
 async def test_a_call_that_holds_the_interpreter_settles_once_however_often_it_ran(

@@ -27,7 +27,7 @@ from celeriq import (
     chain,
     injected,
 )
-from celeriq.calling import Chain
+from celeriq.canvas import Chain
 from celeriq.definition import Definition
 from celeriq.signals import task_failure, task_success
 
@@ -161,8 +161,8 @@ async def send_as_celery_does() -> None:
 async def send_steps() -> None:
     assert_type(plain.s(1) | bound.s() | plain.si(2), Chain)
     assert_type(chain(plain.s(1).set(countdown=5, headers={}), chain(bound.s(), plain.s())), Chain)
-    assert_type(await (plain.s(1) | bound.s()).apply_async(link=plain.s(), expires=5), AsyncResult[Any] | None)
-    assert_type(await chain(plain.s(1)).delay(), AsyncResult[Any] | None)
+    assert_type(await (plain.s(1) | bound.s()).apply_async(link=plain.s(), expires=5), Any)
+    assert_type(await chain(plain.s(1)).delay(), Any)
 
 
 async def look(sent: AsyncResult[int]) -> None:

@@ -10,6 +10,7 @@ from celeriq.middleware.early_ends import EarlyEnds
 from celeriq.middleware.error_callbacks import ErrorCallbacks
 from celeriq.middleware.expiry import Expiry
 from celeriq.middleware.handlers import Handlers
+from celeriq.middleware.process_pool import ProcessPool
 from celeriq.middleware.rate_limits import RateLimits
 from celeriq.middleware.results import Results
 from celeriq.middleware.retries import Retries
@@ -29,6 +30,7 @@ __all__ = [
     "Expiry",
     "Handlers",
     "Middleware",
+    "ProcessPool",
     "RateLimits",
     "Results",
     "Retries",
@@ -54,6 +56,7 @@ STANDARD: tuple[type[Middleware], ...] = (
     Signals,
     TrackStarted,
     Handlers,
+    ProcessPool,
     TimeLimits,
     ErrorCallbacks,
     EarlyEnds,

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from celeriq.backoff import RetryPolicy
-from celeriq.errors import MaxRetriesExceededError, TaskDefinitionError, TimeLimitExceeded
+from celeriq.errors import MaxRetriesExceededError, TaskDefinitionError, TimeLimitExceeded, WorkerLostError
 from celeriq.hooks import Middleware
 from celeriq.options import (
     EXCEPTIONS,
@@ -76,12 +76,17 @@ class RetryOptions(DeclaredOptions):
 
     def policy(self, error: BaseException) -> RetryPolicy | None:
         """What holds for an exception that the task raised, None if it is no reason to run again."""
-        if isinstance(error, self.dont_autoretry_for):
+        if isinstance(error, self.dont_autoretry_for) or self._needs_its_name(error):
             return None
         for kind, policy in self.retry_policies.items():
             if isinstance(error, kind):
                 return policy
         return self.automatic() if isinstance(error, self.autoretry_for) else None
+
+    def _needs_its_name(self, error: BaseException) -> bool:
+        """What has killed its process may do so again: `autoretry_for=(Exception,)` does not mean that (ACK-04)."""
+        named = (*self.autoretry_for, *self.retry_policies)
+        return isinstance(error, WorkerLostError) and WorkerLostError not in named
 
     def automatic(self) -> RetryPolicy:
         """What holds for `autoretry_for`."""

@@ -43,9 +43,12 @@ class TimeLimits(Middleware):
 
     def check(self, task: Definition) -> None:
         _check(f"task {task.name!r}", self._limits(task.options))
-        if task.options[TimeLimitOptions] != TimeLimitOptions() and not task.is_async:
+        mine = task.options[TimeLimitOptions]
+        if mine != TimeLimitOptions() and not task.is_async and task.options.get("pool") != "process":
+            name = "soft_time_limit" if mine.time_limit is None else "time_limit"
             raise TaskDefinitionError(
-                f"task {task.name!r}: a thread cannot be ended, so a `def` task has no time limits: write `async def`"
+                f"task {task.name!r}: {name}={getattr(mine, name):g} cannot end a thread, where a `def` task runs: "
+                'write `async def`, or pool="process"'
             )
 
     def concerns(self, options: Options) -> bool:
@@ -57,9 +60,11 @@ class TimeLimits(Middleware):
 
     def around(self, attempt: Attempt, body: Awaitable[Any]) -> Awaitable[Any]:
         soft, hard = self._limits(attempt.options)
-        if attempt.definition is not None and not attempt.definition.is_async:
-            return body  # a thread, which the limits for all tasks cannot reach
-        return within(cast("Coroutine[Any, Any, Any]", body), soft, hard)
+        if attempt.definition is None or attempt.definition.is_async:
+            return within(cast("Coroutine[Any, Any, Any]", body), soft, hard)
+        # The process that it runs in keeps them. A thread cannot, and the limits for all tasks do not reach it.
+        attempt.limits = soft, hard
+        return body
 
     def _limits(self, options: Options) -> tuple[float | None, float | None]:
         """Soft and hard."""

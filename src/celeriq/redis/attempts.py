@@ -106,6 +106,11 @@ class Attempts:
         elif self._broker.queues.holds(attempt.delivery):
             self.finish_later(self.hand_back(attempt.delivery))
 
+    def name_of(self, task: asyncio.Task[Any]) -> str | None:
+        """What an asyncio task runs, `name[id]`; None if that is no attempt. Called in any thread."""
+        attempt = self.running.get(task)
+        return None if attempt is None else f"{attempt.message.task_name}[{attempt.message.task_id}]"
+
     # -- ending ----------------------------------------------------------------------------------------------------
 
     async def settle(self, attempt: Attempt) -> None:

@@ -98,6 +98,7 @@ class RedisBroker(RedisStreamBroker):
     `concurrency`: tasks that a worker process runs at a time. Say the same as `taskiq worker --max-async-tasks`, which
     the broker cannot see: without it messages are taken in smaller numbers there.
     `blocked_limit`: seconds after which a worker ends whose event loop is blocked.
+    `blocked_warning`: seconds after which it says in the log which task blocks it, and in which line; None is never.
     `main`: what stands for the module in names of tasks of a program that is run as a file (DEF-03).
     `task_defaults`: options of all tasks that do not say them.
     `overrides`: options by name or glob of the tasks, which win over what the tasks say (DEF-08).
@@ -126,6 +127,7 @@ class RedisBroker(RedisStreamBroker):
         grace: float | None = None,
         concurrency: int | None = None,
         blocked_limit: float = 600.0,
+        blocked_warning: float | None = 1.0,
         main: str | None = None,
         middlewares: Iterable[TaskiqMiddleware] | None = None,
         task_defaults: TaskKeywords | None = None,
@@ -143,6 +145,7 @@ class RedisBroker(RedisStreamBroker):
         self.history_share = history_share
         self.grace = grace
         self.blocked_limit = blocked_limit
+        self.blocked_warning = blocked_warning
         if concurrency is not None and concurrency < 1:
             raise UnsupportedOptionError(f"concurrency is {concurrency}; it must be 1 or more, or None")
         self.concurrency = concurrency
@@ -353,6 +356,8 @@ class RedisBroker(RedisStreamBroker):
             logger.info("under Taskiq's receiver; what only `celeriq worker` does: docs/reference/taskiq.md")
         leave_on_signals(partial(self.worker.leave, self.grace))
         _spare_the_collector()
+        if self.blocked_warning:
+            self.worker.watch_loop(self.blocked_warning)
         await signals.worker_ready.send(self)
 
     async def shutdown(self) -> None:

@@ -22,6 +22,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from celeriq import signals
+from celeriq.loop_watch import LoopWatch
 from celeriq.redis.attempts import Attempts
 from celeriq.redis.connections import cancellations
 from celeriq.redis.keys import GROUP, Keys
@@ -69,6 +70,7 @@ class Worker:
         self._watch = watch
         self._seconds = lease
         self._blocked_limit = blocked_limit
+        self._loop_watch: LoopWatch | None = None
         self._lease = Lease(connect, keys, lease, self._holders, self._recover, each_turn=self._end_if_blocked)
         self._lapses = 0
         self._next_look = 0.0
@@ -80,7 +82,15 @@ class Worker:
         await self._client.hincrby(self._keys.beats, self.name, 1)
         self._lease.begin(self.name)
         self._lease.start()
-        self._helpers = [asyncio.create_task(work) for work in (self._keep(), self._wake(), self._obey())]
+        works = (self._keep_pulse(), self._keep(), self._wake(), self._obey())
+        self._helpers = [asyncio.create_task(work) for work in works]
+
+    def watch_loop(self, limit: float) -> None:
+        """Say in the log what blocks the event loop for more than `limit` seconds, from now on."""
+        loop, name_of = asyncio.get_running_loop(), self._attempts.name_of
+        self._pulse = monotonic()
+        self._loop_watch = LoopWatch(loop, lambda: self._pulse, name_of, limit=limit)
+        self._loop_watch.start()
 
     # -- leaving ---------------------------------------------------------------------------------------------------
 
@@ -112,6 +122,8 @@ class Worker:
             await asyncio.wait(self._helpers)
         # Nobody looks after the loop any more.
         self._pulse = math.inf
+        if self._loop_watch is not None:
+            await asyncio.to_thread(self._loop_watch.stop)
         unstoppable = {attempt.delivery.place for attempt in self._attempts.running.values()}
         if not unstoppable:
             await asyncio.to_thread(self._lease.stop)
@@ -142,10 +154,15 @@ class Worker:
             return
         await self._attempts.look_after_parked()
 
-    async def _keep(self) -> None:
-        """Look after all this while every slot is taken and nothing is read. It also wakes the loop for signals."""
+    async def _keep_pulse(self) -> None:
+        """Tell that the loop turns; that wakes it for signals, too."""
         while not cancellations():
             self._pulse = monotonic()
+            await asyncio.sleep(PULSE)
+
+    async def _keep(self) -> None:
+        """Look after all this while every slot is taken and nothing is read. An answer of Redis may take its time."""
+        while not cancellations():
             await asyncio.sleep(PULSE)
             try:
                 await self._give_up_what_is_lost()

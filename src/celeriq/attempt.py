@@ -289,9 +289,9 @@ class Attempt:
 
     def _encode(self, value: Any) -> None:
         """Before the commit: a value that cannot be stored fails the task while it can still be rolled back."""
-        record.refuse_what_is_lost(value)
         limit, name = self.engine.max_payload, self.message.task_name
         stored = record.encode(record.success(self.message.task_id, value, self.runtime, self.children))
+        record.refuse_what_is_lost(value, stored, nulls=1)  # that of the traceback
         self.next_steps = [(step, envelope.encode(step, limit)) for step in next_steps(self.envelope, value)]
         self.stored = within(limit, stored, f"the return value of task {name!r}")
         if self.envelope.chord is not None:
@@ -333,8 +333,7 @@ def _storable(outcome: Outcome) -> Outcome:
     """The outcome, or the failure of a retry with what cannot be sent (RETRY-11)."""
     if isinstance(outcome, Retrying) and outcome.changes:
         try:
-            record.encode(outcome.changes)
-            record.refuse_what_is_lost(outcome.changes)
+            record.refuse_what_is_lost(outcome.changes, record.encode(outcome.changes))
         except CeleriqError as refused:
             return Failed(refused)
     return outcome

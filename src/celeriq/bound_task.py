@@ -63,7 +63,7 @@ class BoundTask:
         What a part of the task tells after the task has ended is dropped. Raises `EncodeError` for what JSON lacks.
         """
         attempt = Attempt.current()
-        record.refuse_what_is_lost(meta)
+        record.refuse_what_is_lost(meta, record.encode(meta))
         if attempt.outcome is not None:
             return
         if task_id is None or task_id == attempt.envelope.id:

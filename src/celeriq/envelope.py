@@ -152,8 +152,7 @@ def head(message: bytes) -> tuple[int, str]:
 def encode(envelope: Envelope, limit: int) -> bytes:
     """Raises `EncodeError` for arguments that JSON cannot hold, `PayloadTooLargeError` beyond `limit` bytes."""
     encoded = record.encode(envelope)
-    if b"null" in encoded:
-        record.refuse_what_is_lost([envelope.args, envelope.kwargs])
+    record.refuse_what_is_lost([envelope.args, envelope.kwargs], encoded)
     return within(limit, encoded, f"the message of task {envelope.task!r}")
 
 

@@ -126,9 +126,14 @@ def decode(stored: bytes | str) -> ExtendedRecord:
     return _decoder.decode(stored)
 
 
-def refuse_what_is_lost(value: Any) -> None:
-    """Raise `EncodeError` for a NaN or an infinity anywhere in `value`: JSON has none, and null would be stored."""
-    if type(value) not in _WITHOUT_FLOATS and (lost := next(_not_finite(value), None)) is not None:
+def refuse_what_is_lost(value: Any, encoded: bytes, nulls: int = 0) -> None:
+    """Raise `EncodeError` for a NaN or an infinity anywhere in `value`: JSON has none, and null would be stored.
+
+    `nulls`: how many there are in what was `encoded` without it, so that few values need to be looked at.
+    """
+    if type(value) in _WITHOUT_FLOATS or encoded.count(b"null") <= nulls:
+        return
+    if (lost := next(_not_finite(value), None)) is not None:
         raise EncodeError(f"cannot be stored as JSON, which has no {lost}: give None or text in its place")
 
 
@@ -141,7 +146,7 @@ def _not_finite(value: Any) -> Iterator[float]:
 
 def _inside(value: Any) -> Iterable[Any]:
     if isinstance(value, BaseModel):
-        return value.model_dump().values()
+        return [value.model_dump()]
     if isinstance(value, dict):
         return cast("Iterable[Any]", value.values())
     if isinstance(value, list | tuple | set | frozenset):

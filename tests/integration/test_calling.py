@@ -150,7 +150,7 @@ async def test_what_a_caller_can_ask(make_broker: MakeBroker) -> None:
     again: AsyncResult[str] = AsyncResult(fine.id, broker=broker)
     assert await again.get() == "fine"
     await again.forget()
-    assert (await fine.state(), await fine.exists(), await fine.date_done()) == ("PENDING", False, None)
+    assert (await again.state(), await again.exists(), await again.date_done()) == ("PENDING", False, None)
     with pytest.raises(TypeError, match=r"write AsyncResult\(task_id, broker=broker\)"):
         AsyncResult(fine.id)
 

@@ -24,6 +24,7 @@ from celeriq import (
 )
 from celeriq.errors import UnsupportedOptionError
 from tests.integration.conftest import MakeBroker
+from tests.waiting import wait_for
 from tests.workers import running
 
 WAIT = 20
@@ -119,6 +120,7 @@ async def test_who_sends_where_nobody_listens_is_told_once(
     for _ in range(2):
         await task.delay()
     await task.kiq_many([(), ()])
+    await wait_for(warned)
     assert warned() == [
         "no worker has listened on queue 'default' yet: its messages wait until one does (`celeriq worker -Q default`)"
     ]
@@ -126,6 +128,7 @@ async def test_who_sends_where_nobody_listens_is_told_once(
         pass
     again = make_broker()
     await again.send_task("work")
+    await again.shutdown()
     assert len(warned()) == 1
 
 

@@ -29,11 +29,10 @@ async def letters(broker: RedisBroker) -> list[Any]:
 
 
 def knowing(broker: RedisBroker, name: str = "new") -> Any:
-    @broker.task(name=name)
     async def task(*_: object) -> str:
         return "ran"
 
-    return task
+    return broker.find_task(name) or broker.task(name=name)(task)
 
 
 async def test_a_task_that_only_new_workers_know_waits_for_them(make_broker: MakeBroker) -> None:
@@ -115,7 +114,7 @@ async def test_what_nobody_knows_for_too_long_fails_and_is_a_dead_letter(make_br
     async with running(broker):
         result = await sent.wait_result(timeout=20)
     assert isinstance(result.error, NotRegistered)
-    assert "no worker registered it within 0.5 s" in str(result.error)
+    assert str(result.error) == "unknown task 'typo': no worker registered it in time"
     [letter] = await letters(broker)
     assert (letter.envelope.task, letter.envelope.args) == ("typo", [1])
     await sender.shutdown()

@@ -297,12 +297,12 @@ def test_a_record_may_be_extended_by_the_call() -> None:
 )
 def test_a_number_that_json_lacks_is_refused(value: Any) -> None:
     with pytest.raises(EncodeError, match=r"JSON, which has no -?(nan|inf): give None or text"):
-        record.refuse_what_is_lost(value)
+        record.refuse_what_is_lost(value, record.encode(value))
 
 
 @pytest.mark.parametrize("value", [None, 0.5, [1, "x", None], {"a": {"b": 1e300}}, Measured(1.0), Model(x=1.0)])
 def test_other_numbers_are_not(value: Any) -> None:
-    record.refuse_what_is_lost(value)
+    record.refuse_what_is_lost(value, record.encode(value))
 
 
 def test_a_failure_tells_where_it_was_raised_and_what_caused_it() -> None:

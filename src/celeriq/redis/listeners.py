@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -19,16 +20,28 @@ class Listeners:
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._client = client
         self._keys = keys
-        self.looked_for: set[str] = set()
+        self._looked_for: set[str] = set()
+        self._looking: set[asyncio.Task[None]] = set()
 
-    async def look(self, queue: str) -> None:
-        """Called when a message was sent there, which waits for a worker in any case."""
-        self.looked_for.add(queue)
+    def look(self, queue: str) -> None:
+        """Called when a message was sent there, which waits for a worker in any case, and so does nobody for this."""
+        if queue not in self._looked_for:
+            self._looked_for.add(queue)
+            looking = asyncio.get_running_loop().create_task(self._look(queue))
+            self._looking.add(looking)
+            looking.add_done_callback(self._looking.discard)
+
+    async def close(self) -> None:
+        """Look to the end."""
+        if self._looking:
+            await asyncio.wait(self._looking)
+
+    async def _look(self, queue: str) -> None:
         client: Any = self._client  # not typed in redis-py
         try:
             known = await client.sismember(self._keys.queues, queue)
         except (RedisError, OSError) as error:
-            self.looked_for.discard(queue)
+            self._looked_for.discard(queue)
             logger.debug("not looked for a worker of queue %r: %s", queue, error)
             return
         if not known:

@@ -369,6 +369,7 @@ class RedisBroker(RedisStreamBroker):
         if self.threads is not None:
             self.threads.shutdown(wait=False)
             self.threads = None
+        await self._listeners.close()
         await self._sleep.close()
         await self._watch.close()
         await self._scripts.close()
@@ -404,8 +405,7 @@ class RedisBroker(RedisStreamBroker):
             await self._sender.send(parcel)
         except SendError as error:
             raise SendError(reason=f"task {envelope.task!r} was not sent: {error.reason}") from error
-        if envelope.queue not in self._listeners.looked_for:
-            await self._listeners.look(envelope.queue)
+        self._listeners.look(envelope.queue)
 
     def sending_hooks(self) -> SendingHooks:
         """What middlewares do to a call that is sent."""
@@ -434,8 +434,8 @@ class RedisBroker(RedisStreamBroker):
         except SendError as error:
             return [error] * len(envelopes)
         outcomes = await self._sender.send_all(parcels)
-        for queue in {parcel.queue for parcel in parcels} - self._listeners.looked_for:
-            await self._listeners.look(queue)
+        for queue in {parcel.queue for parcel in parcels}:
+            self._listeners.look(queue)
         return outcomes
 
     async def send_unique(self, envelope: Envelope, claim: Claim, *, replace: bool, at: float | None = None) -> str:

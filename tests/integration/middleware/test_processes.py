@@ -257,7 +257,7 @@ def test_without_the_extra_the_remedy_is_told_where_it_is_needed(monkeypatch: py
     broker = RedisBroker("redis://localhost:1")
     broker.task(tasks.pid)
     with pytest.raises(ImportError, match=r"pip install 'celeriq\[processes\]'"):
-        broker.task(pool="process")(tasks.pid)
+        broker.task(name="in a process", pool="process")(tasks.pid)
 
 
 def test_without_the_middleware_there_is_no_such_option() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import Any
 
@@ -21,22 +20,12 @@ class Listeners:
         self._client = client
         self._keys = keys
         self._looked_for: set[str] = set()
-        self._looking: set[asyncio.Task[None]] = set()
 
-    def look(self, queue: str) -> None:
-        """Called when a message was sent there, which waits for a worker in any case, and so does nobody for this."""
-        if queue not in self._looked_for:
-            self._looked_for.add(queue)
-            looking = asyncio.get_running_loop().create_task(self._look(queue))
-            self._looking.add(looking)
-            looking.add_done_callback(self._looking.discard)
-
-    async def close(self) -> None:
-        """Look to the end."""
-        if self._looking:
-            await asyncio.wait(self._looking)
-
-    async def _look(self, queue: str) -> None:
+    async def look(self, queue: str) -> None:
+        """Called before a message is sent there, which waits for a worker in any case."""
+        if queue in self._looked_for:
+            return
+        self._looked_for.add(queue)
         client: Any = self._client  # not typed in redis-py
         try:
             known = await client.sismember(self._keys.queues, queue)

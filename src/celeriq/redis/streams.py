@@ -369,7 +369,6 @@ class RedisBroker(RedisStreamBroker):
         if self.threads is not None:
             self.threads.shutdown(wait=False)
             self.threads = None
-        await self._listeners.close()
         await self._sleep.close()
         await self._watch.close()
         await self._scripts.close()
@@ -401,11 +400,11 @@ class RedisBroker(RedisStreamBroker):
         Raises `SendError` with the reason; messages that are sent at the same moment share a round trip.
         """
         parcel = self._addresses.parcel(envelope, at)
+        await self._listeners.look(parcel.queue)
         try:
             await self._sender.send(parcel)
         except SendError as error:
             raise SendError(reason=f"task {envelope.task!r} was not sent: {error.reason}") from error
-        self._listeners.look(envelope.queue)
 
     def sending_hooks(self) -> SendingHooks:
         """What middlewares do to a call that is sent."""
@@ -433,10 +432,9 @@ class RedisBroker(RedisStreamBroker):
             parcels = [self._addresses.parcel(one, None if one.delay else one.eta) for one in envelopes]
         except SendError as error:
             return [error] * len(envelopes)
-        outcomes = await self._sender.send_all(parcels)
         for queue in {parcel.queue for parcel in parcels}:
-            self._listeners.look(queue)
-        return outcomes
+            await self._listeners.look(queue)
+        return await self._sender.send_all(parcels)
 
     async def send_unique(self, envelope: Envelope, claim: Claim, *, replace: bool, at: float | None = None) -> str:
         """Send it unless another call has its key; the id of the one that has it.

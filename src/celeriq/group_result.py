@@ -132,6 +132,9 @@ class GroupResult:
         parent = None if self.parent is None else self.parent.as_tuple()
         return (self.id, parent), [each.as_tuple() for each in self.results]
 
+    __json__ = as_tuple
+    """What a task that returns it has as its result (ST-13)."""
+
     # -- changing --------------------------------------------------------------------------------------------------
 
     async def forget(self) -> None:

@@ -290,6 +290,9 @@ class AsyncResult(AsyncTaskiqTask[R]):
         """Its id and that of the steps before it, as plain data: see `result_from_tuple` (RES-09)."""
         return (self.task_id, None if self.parent is None else self.parent.as_tuple()), None
 
+    __json__ = as_tuple
+    """What a task that returns it has as its result (ST-13)."""
+
     # -- changing --------------------------------------------------------------------------------------------------
 
     async def forget(self) -> None:

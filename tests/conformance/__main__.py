@@ -123,10 +123,15 @@ def compare(only: str) -> int:
     """Whether celeriq does what Celery did, or differs on purpose."""
     given = played_by("celeriq", only)["observations"]
     FOLDER.mkdir(exist_ok=True)
-    PLAYED.write_text(json.dumps(given))
+    PLAYED.write_text(json.dumps((_played() if only else {}) | given))
     found = list(quarrels(given))
     tell(*found, *lines(given))
     return int(bool(found))
+
+
+def _played() -> dict[str, Any]:
+    played: dict[str, Any] = json.loads(PLAYED.read_text()) if PLAYED.exists() else {}
+    return played
 
 
 def tell(*told: str) -> None:
@@ -142,7 +147,7 @@ def main() -> int:
     parser.add_argument("--once", action="store_true", help="Celery plays once, and nothing is kept")
     options = parser.parse_args()
     if options.what == "report":
-        tell(*lines(json.loads(PLAYED.read_text()) if PLAYED.exists() else {}))
+        tell(*lines(_played()))
         return 0
     if options.what == "page":
         PAGE.write_text(written(PAGE.read_text()))

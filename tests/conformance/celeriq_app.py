@@ -168,6 +168,9 @@ class CeleriqResult:
     def __getattr__(self, name: str) -> Any:
         raise NotThereYetError(f"AsyncResult.{name}")
 
+    def __json__(self) -> Any:
+        return self._result.__json__()
+
     @property
     def id(self) -> str:
         return str(self._result.id)

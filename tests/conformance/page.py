@@ -37,6 +37,8 @@ def of_differences() -> Iterator[str]:
 def _values(places: Iterable[Difference], whose: str) -> str:
     values = {repr(getattr(place, whose)) for place in places}
     only = values.pop() if len(values) == 1 else ""
+    if only.startswith("{'broken'"):
+        return "not there"
     return f"`{only}`".replace("|", "\\|") if only and len(only) <= LONGEST else ""
 
 

@@ -6,16 +6,15 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from tests.conformance.rows import FIRST, Row, compare, differences, load_scenarios, of_scenarios, recorded, rows
+from tests.conformance.rows import FIRST, Row, compare, differences, of_scenarios, recorded, rows
 
 WEIGHTS = ("H", "M", "L")
 
 
 def lines(given: Mapping[str, Any]) -> Iterator[str]:
     """`given`: what celeriq did; nothing if it has not played."""
-    load_scenarios()
-    every, shown = rows(), of_scenarios()
     agreeing = {name for name, verdict in compare(given).items() if verdict.agrees}
+    every, shown = rows(), of_scenarios()
     counted = {row for row, scenarios in shown.items() if scenarios and agreeing.issuperset(scenarios)}
     first = [row for row in every.values() if row.chapter in FIRST]
 

@@ -127,6 +127,7 @@ class Verdict:
 
 def compare(given: Mapping[str, Any]) -> dict[str, Verdict]:
     """Of each scenario that celeriq played, and that shows a row with a meaning: the verdict."""
+    load_scenarios()
     verdicts: dict[str, Verdict] = {}
     idle = {row.id for row in rows().values() if row.without_meaning}
     by_scenario: dict[str, list[Difference]] = {}

@@ -285,6 +285,7 @@ def test_a_script_may_run_a_loop_for_each_call(valkey: Valkey, namespace: str) -
     async def nothing(number: int) -> None: ...
 
     async def call(number: int) -> int:
+        await nothing.kicker().with_labels(queue=f"other{number}").kiq(number)
         await nothing.kiq(number)
         async with Redis.from_url(valkey.url) as redis:
             return int(await redis.xlen(broker.keys.queue("default")))

@@ -255,8 +255,9 @@ def test_a_retry_says_when_and_why(said: Retry, text: str) -> None:
         (None, None, {}),
         ([5], None, {"args": [5], "kwargs": {"two": 2}}),
         ([5, 6], None, {"args": [5, 6], "kwargs": {}}),
-        (None, {"two": 9}, {"args": [1], "kwargs": {"two": 9}}),
-        (None, {"one": 9}, {"args": [], "kwargs": {"one": 9, "two": 2}}),
+        (None, {"two": 9}, {"kwargs": {"two": 9}}),
+        (None, {"one": 9}, {"args": [], "kwargs": {"one": 9}}),
+        (None, {"three": 9}, {"kwargs": {"three": 9}}),
         ([5], {"two": 6}, {"args": [5], "kwargs": {"two": 6}}),
     ],
 )

@@ -194,7 +194,8 @@ def changed_call(
 ) -> dict[str, Any]:
     """The fields of the envelope for a retry with other arguments.
 
-    Of those that the call has, what is not given anew is kept (RETRY-13).
+    Where only `args` or only `kwargs` are given anew, those of the other that they do not contradict are kept
+    (RETRY-13).
     """
     own_args, own_kwargs = call
     names = list(definition.signature.parameters)
@@ -205,7 +206,7 @@ def changed_call(
         return {"args": list(args), "kwargs": {name: own_kwargs[name] for name in own_kwargs if name not in given}}
     if kwargs is not None:
         named = dict(zip(names, own_args, strict=False))
-        contradicted = bool(named.keys() & kwargs.keys())
-        kept = {**own_kwargs, **named} if contradicted else own_kwargs
-        return {"args": [] if contradicted else own_args, "kwargs": {**kept, **kwargs}}
+        if named.keys() & kwargs.keys():
+            return {"args": [], "kwargs": {**named, **kwargs}}
+        return {"kwargs": dict(kwargs)}
     return {}

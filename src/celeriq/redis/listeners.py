@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from celeriq.redis.keys import Keys
+from celeriq.redis.scripts import Scripts
 
 logger = logging.getLogger(__name__)
 
@@ -16,9 +15,9 @@ logger = logging.getLogger(__name__)
 class Listeners:
     """Looks once for each queue that this process sends to."""
 
-    def __init__(self, client: Redis, keys: Keys) -> None:
-        self._client = client
+    def __init__(self, keys: Keys, scripts: Scripts) -> None:
         self._keys = keys
+        self._scripts = scripts
         self._looked_for: set[str] = set()
 
     async def look(self, queue: str) -> None:
@@ -26,9 +25,8 @@ class Listeners:
         if queue in self._looked_for:
             return
         self._looked_for.add(queue)
-        client: Any = self._client  # not typed in redis-py
         try:
-            known = await client.sismember(self._keys.queues, queue)
+            known = await self._scripts.known(keys=[self._keys.queues], args=[queue])
         except (RedisError, OSError) as error:
             self._looked_for.discard(queue)
             logger.debug("not looked for a worker of queue %r: %s", queue, error)

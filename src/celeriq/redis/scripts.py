@@ -69,6 +69,7 @@ class Scripts:
     def __init__(self, pool: ConnectionPool) -> None:
         self._connections = connections = Connections(pool)
         self.send = Script(connections, SOURCES["send"])
+        self.known = Script(connections, SOURCES["known"])
         self.fetch = Script(connections, SOURCES["fetch"])
         self.settle = Script(connections, SOURCES["settle"])
         self.store = Script(connections, SOURCES["store"])

@@ -193,7 +193,7 @@ class RedisBroker(RedisStreamBroker):
         self.settlement = Settlement(self.keys, self._scripts, self._keeping, lambda: len(self.queues.held))
         self.formatter = EnvelopeFormatter(self.max_payload, self.attempts.begin)
         self._sender = Sender(self.keys, self._scripts)
-        self._listeners = Listeners(self._client, self.keys)
+        self._listeners = Listeners(self.keys, self._scripts)
         self._claims = Claims(self.keys, self._scripts)
         self._circuits = Circuits(self.keys, self._scripts)
         if isinstance(self.result_backend, RedisResults):

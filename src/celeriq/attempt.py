@@ -24,6 +24,7 @@ from celeriq.envelope import RETRIES_LABEL, Claim, Envelope, within
 from celeriq.errors import CeleriqError, ChordError, WorkerLostError
 from celeriq.hooks import NO_HOOKS, Hooks
 from celeriq.options import NO_OPTIONS, Options
+from celeriq.outbox import Waiting
 from celeriq.outcome import (
     Failed,
     Ignored,
@@ -114,6 +115,8 @@ class Attempt:
     """Whether anybody was told that it begins."""
     children: list[str] = field(default_factory=list[str])
     """Ids of the tasks that it has sent (CALL-12)."""
+    outgoing: list[Waiting] | None = None
+    """What it has sent and is still to be written into its transaction; None sends at once."""
     outcome: Outcome | None = None
     called_off: Outcome | None = None
     """How it ends when it is cancelled, if not because its worker stops."""

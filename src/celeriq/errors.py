@@ -17,6 +17,7 @@
     ├── SoftTimeLimitExceeded    raised inside a task that takes longer than its soft limit
     ├── TimeLimitExceeded        the outcome of a task that took longer than its hard limit
     ├── ResultTimeoutError       a result did not come in time
+    ├── OutboxMissingError       a call that joins a transaction, of a database without celeriq's tables
     ├── SessionsMissingError     a session was asked for, but nobody said where sessions come from
     └── UnsupportedOptionError   an inherited broker option whose meaning would lose or double work
 
@@ -65,6 +66,8 @@ class SendError(CeleriqError, SendTaskError):
     reason: str
     unsent: tuple[int, ...] = ()
     """Of many calls: the positions of those that were not sent."""
+    refused: bool = False
+    """Whether Redis will not take it, however often it is asked: the key of the queue holds something else."""
 
 
 class QueueNotFound(CeleriqError, KeyError):  # noqa: N818 - Celery's name
@@ -123,6 +126,10 @@ class TimeLimitExceeded(CeleriqError):  # noqa: N818 - Celery's name
 
 class ResultTimeoutError(CeleriqError, TimeoutError):
     """The result did not come in time; the task goes on (ERR-02)."""
+
+
+class OutboxMissingError(CeleriqError, RuntimeError):
+    """A call joins a transaction, or a task has `once`, in a database without celeriq's tables: see `celeriq.schema`."""
 
 
 class SessionsMissingError(CeleriqError, RuntimeError):

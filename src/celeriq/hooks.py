@@ -42,7 +42,7 @@ class Middleware(TaskiqMiddleware):
     async def publishing(self, envelope: Envelope) -> None:
         """A call is about to be sent; its headers may still be changed."""
 
-    async def send(self, envelope: Envelope, task: Definition, at: float | None) -> str:
+    async def send(self, envelope: Envelope, task: Definition) -> str:
         """Send a call of a task that it concerns, in place of the broker; the id of the call that stands for it."""
         raise NotImplementedError
 

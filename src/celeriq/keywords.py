@@ -11,6 +11,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
     from celeriq.backoff import RetryPolicy
     from celeriq.bound_task import BoundTask
     from celeriq.canvas import Call
@@ -83,3 +85,4 @@ class CallKeywords(PerCall, total=False):
     kwargsrepr: str | None
     root_id: str | None
     parent_id: str | None
+    session: AsyncSession | None

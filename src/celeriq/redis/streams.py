@@ -41,6 +41,7 @@ from celeriq.redis.formatter import EnvelopeFormatter
 from celeriq.redis.keys import GROUP, Keys
 from celeriq.redis.listeners import Listeners
 from celeriq.redis.queues import Queues
+from celeriq.redis.relay import LOOK_AGAIN, Relay
 from celeriq.redis.results import DAY, RedisResults, patient
 from celeriq.redis.scripts import Scripts
 from celeriq.redis.sending import Sender, again_and_again
@@ -194,6 +195,7 @@ class RedisBroker(RedisStreamBroker):
         self.formatter = EnvelopeFormatter(self.max_payload, self.attempts.begin)
         self._sender = Sender(self.keys, self._scripts)
         self._listeners = Listeners(self.keys, self._scripts)
+        self._outbox = Relay(self.keys, Sender(self.keys, self._scripts), self._client, self.new_session)
         self._claims = Claims(self.keys, self._scripts)
         self._circuits = Circuits(self.keys, self._scripts)
         if isinstance(self.result_backend, RedisResults):
@@ -329,6 +331,8 @@ class RedisBroker(RedisStreamBroker):
             if self._open_sessions is not None and self._sessions is None:
                 self._sessions = await self._resources.enter_async_context(self._open_sessions(self._pool))
             await super().startup()
+            if self._sessions is not None:
+                self._outbox.begin(LOOK_AGAIN if self.is_worker_process else None)
             if self.is_worker_process:
                 await self._start_worker()
         except BaseException:
@@ -369,6 +373,7 @@ class RedisBroker(RedisStreamBroker):
         if self.threads is not None:
             self.threads.shutdown(wait=False)
             self.threads = None
+        await self._outbox.end()
         await self._sleep.close()
         await self._watch.close()
         await self._scripts.close()
@@ -394,12 +399,14 @@ class RedisBroker(RedisStreamBroker):
             read.group, read.group_index, read.chord = before.group, before.group_index, before.chord
         await self.send(read)
 
-    async def send(self, envelope: Envelope, *, at: float | None = None) -> None:
-        """Send a message, `at` seconds since 1970 or after the delay that it bears.
+    async def send(self, envelope: Envelope, *, session: AsyncSession | None = None) -> None:
+        """Send a message, or write it into the outbox of `session`, in which a task with `once` writes all of its own.
 
         Raises `SendError` with the reason; messages that are sent at the same moment share a round trip.
         """
-        parcel = self._addresses.parcel(envelope, at)
+        parcel = self._addresses.parcel(envelope)
+        if await self._outbox.takes([(envelope.id, parcel)], session):
+            return
         await self._listeners.look(parcel.queue)
         try:
             await self._sender.send(parcel)
@@ -426,22 +433,27 @@ class RedisBroker(RedisStreamBroker):
         unchecked = Remote(self, name, known.kicker() if known else None, known.per_call if known else ())
         return await Signature(task=unchecked, args=tuple(args), kwargs=kwargs or {}).apply_async(**options)
 
-    async def send_many(self, envelopes: Sequence[Envelope]) -> list[Exception | None]:
-        """What became of each: None, or the `SendError`."""
+    async def send_many(
+        self, envelopes: Sequence[Envelope], *, session: AsyncSession | None = None
+    ) -> list[Exception | None]:
+        """`send` of each: None, or the `SendError`."""
         try:
-            parcels = [self._addresses.parcel(one, None if one.delay else one.eta) for one in envelopes]
+            parcels = [self._addresses.parcel(one) for one in envelopes]
         except SendError as error:
             return [error] * len(envelopes)
+        ids = [one.id for one in envelopes]
+        if await self._outbox.takes(list(zip(ids, parcels, strict=True)), session):
+            return [None] * len(envelopes)
         for queue in {parcel.queue for parcel in parcels}:
             await self._listeners.look(queue)
         return await self._sender.send_all(parcels)
 
-    async def send_unique(self, envelope: Envelope, claim: Claim, *, replace: bool, at: float | None = None) -> str:
+    async def send_unique(self, envelope: Envelope, claim: Claim, *, replace: bool) -> str:
         """Send it unless another call has its key; the id of the one that has it.
 
         With `replace` it takes the place of the other one. Raises `SendError`.
         """
-        parcel = self._addresses.parcel(envelope, at)
+        parcel = self._addresses.parcel(envelope)
         return await again_and_again(lambda: self._claims.take(envelope, claim, replace=replace, parcel=parcel))
 
     async def _declare_consumer_group(self) -> None:

@@ -129,7 +129,7 @@ class ResultTimeoutError(CeleriqError, TimeoutError):
 
 
 class OutboxMissingError(CeleriqError, RuntimeError):
-    """A call joins a transaction, or a task has `once`, in a database without celeriq's tables: see `celeriq.schema`."""
+    """A call joins a transaction, or a task has `once`, where celeriq's tables are missing: see `celeriq.schema`."""
 
 
 class SessionsMissingError(CeleriqError, RuntimeError):

@@ -65,6 +65,15 @@ async def add(session: AsyncSession, namespace: str, messages: Sequence[Waiting]
         ) from error
 
 
+async def is_empty(session: AsyncSession, namespace: str) -> bool:
+    """Whether nothing is to be sent; asked outside of any transaction."""
+    connection = await session.connection(
+        bind_arguments={"clause": outbox}, execution_options={"isolation_level": "AUTOCOMMIT"}
+    )
+    found = select(outbox.c.id).where(outbox.c.namespace == namespace, outbox.c.error.is_(None)).limit(1)
+    return await connection.scalar(found) is None
+
+
 async def take(session: AsyncSession, namespace: str, most: int) -> list[Waiting]:
     """Delete up to `most` messages that nobody else is sending, and answer with them in the order of writing.
 

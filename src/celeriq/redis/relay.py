@@ -93,9 +93,7 @@ class Relay:
     def begin(self, look_again: float | None) -> None:
         """Send from now on; every `look_again` seconds what others have left, too, None leaves that to them."""
         if self._relaying is None:
-            # Of this loop, and rung: there may be something from before.
-            self._bell = asyncio.Event()
-            self._bell.set()
+            self._bell = asyncio.Event()  # of this loop
             self._relaying = asyncio.create_task(self._relay(look_again))
 
     async def end(self) -> None:
@@ -106,24 +104,29 @@ class Relay:
         with suppress(asyncio.CancelledError):
             await self._relaying
         self._relaying = None
-        if self._bell.is_set():
-            with suppress(TimeoutError, SendError, SQLAlchemyError, OSError):
-                async with asyncio.timeout(LAST_LOOK):
-                    await self._send_all()
+        with suppress(TimeoutError, SendError, SQLAlchemyError, OSError):
+            async with asyncio.timeout(LAST_LOOK):
+                await self._send_all()
 
     async def _relay(self, look_again: float | None) -> None:
         pause = 0.0
+        patience: float | None = 0.0
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._bell.wait(), pause or look_again)
+                await asyncio.wait_for(self._bell.wait(), patience)
             try:
-                await self._send_all()
-                pause = 0.0
+                if self._bell.is_set() or not await self._is_empty():
+                    await self._send_all()
+                pause, patience = 0.0, look_again
             except (SendError, SQLAlchemyError, OSError) as error:
-                pause = NOT_THERE if outbox.is_missing(error) else min(LONGEST_PAUSE, pause * 2 or 0.1)
+                pause = patience = NOT_THERE if outbox.is_missing(error) else min(LONGEST_PAUSE, pause * 2 or 0.1)
                 level = logging.DEBUG if outbox.is_missing(error) else logging.WARNING
                 logger.log(level, "the outbox waits, next try in %.1f s: %s", pause, error)
                 self._bell.clear()
+
+    async def _is_empty(self) -> bool:
+        async with self._sessions() as session:
+            return await outbox.is_empty(session, self._keys.namespace)
 
     async def _send_all(self) -> None:
         while True:

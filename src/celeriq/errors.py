@@ -8,6 +8,7 @@
     ├── SendError                a task that could not be sent
     ├── QueueNotFound            a call for a queue that nobody named, where no others may be made
     ├── DuplicateCallError       a unique task that waits or runs already
+    ├── CommitNotYoursError      a task with `once` commits its session by itself
     ├── CommitTimeoutError       a commit that did not end in time: nobody knows whether it happened
     ├── NotRegistered            the outcome of a task that no worker has registered for too long
     ├── WorkerLostError          the outcome of a task whose process died, or whose workers did again and again
@@ -17,7 +18,7 @@
     ├── SoftTimeLimitExceeded    raised inside a task that takes longer than its soft limit
     ├── TimeLimitExceeded        the outcome of a task that took longer than its hard limit
     ├── ResultTimeoutError       a result did not come in time
-    ├── OutboxMissingError       a call that joins a transaction, of a database without celeriq's tables
+    ├── TablesMissingError       a call that joins a transaction, of a database without celeriq's tables
     ├── SessionsMissingError     a session was asked for, but nobody said where sessions come from
     └── UnsupportedOptionError   an inherited broker option whose meaning would lose or double work
 
@@ -83,6 +84,10 @@ class DuplicateCallError(CeleriqError):
     first: str = ""
 
 
+class CommitNotYoursError(CeleriqError, RuntimeError):
+    """A task with `once=True` calls `session.commit()`, or begins a transaction: celeriq commits it, once."""
+
+
 class CommitTimeoutError(CeleriqError):
     """A commit did not end within `commit_timeout`: it was given up, and may or may not have happened."""
 
@@ -128,7 +133,7 @@ class ResultTimeoutError(CeleriqError, TimeoutError):
     """The result did not come in time; the task goes on (ERR-02)."""
 
 
-class OutboxMissingError(CeleriqError, RuntimeError):
+class TablesMissingError(CeleriqError, RuntimeError):
     """A call joins a transaction, or a task has `once`, where celeriq's tables are missing: see `celeriq.schema`."""
 
 

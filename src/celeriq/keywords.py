@@ -55,6 +55,7 @@ class TaskKeywords(PerCall, total=False):
     retry_jitter: bool
     retry_policies: Mapping[type[Exception], RetryPolicy]
     store_errors_even_if_ignored: bool
+    once: bool
     unique: Literal["skip", "replace", "raise"] | None
     unique_key: str | Callable[..., object] | None
     unique_period: float

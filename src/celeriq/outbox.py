@@ -12,11 +12,8 @@ from sqlalchemy import BigInteger, Text, cast, delete, func, insert, select
 from sqlalchemy.exc import ProgrammingError, UnboundExecutionError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from celeriq.errors import OutboxMissingError
-from celeriq.tables import outbox
-
-UNDEFINED_TABLE = "42P01"
-"""PostgreSQL's code for a table that is not there."""
+from celeriq.errors import TablesMissingError
+from celeriq.tables import is_missing, missing, outbox
 
 IN_SIGHT = 2000
 """Rows that are looked at for some that nobody else sends."""
@@ -34,15 +31,10 @@ class Waiting:
     """Seconds since 1970; None is at once."""
 
 
-def is_missing(error: BaseException) -> bool:
-    """Whether PostgreSQL said that there is no such table."""
-    return isinstance(error, ProgrammingError) and getattr(error.orig, "sqlstate", None) == UNDEFINED_TABLE
-
-
 async def add(session: AsyncSession, namespace: str, messages: Sequence[Waiting]) -> None:
     """Write messages in the session's transaction, or savepoint, at once.
 
-    Raises `OutboxMissingError` where there is no table for it, or nobody knows in which database.
+    Raises `TablesMissingError` where there is no table for it, or nobody knows in which database.
     """
     statement = insert(outbox).values(
         namespace=namespace,
@@ -53,16 +45,14 @@ async def add(session: AsyncSession, namespace: str, messages: Sequence[Waiting]
     try:
         await session.execute(statement, rows)
     except UnboundExecutionError as error:
-        raise OutboxMissingError(
+        raise TablesMissingError(
             "the session has several databases: say in which one messages wait, "
             "binds={..., celeriq.tables.outbox: engine}"
         ) from error
     except ProgrammingError as error:
         if not is_missing(error):
             raise
-        raise OutboxMissingError(
-            "the database has no table celeriq_outbox: call celeriq.schema.upgrade(op, version=1) in a migration"
-        ) from error
+        raise missing(outbox) from error
 
 
 async def is_empty(session: AsyncSession, namespace: str) -> bool:

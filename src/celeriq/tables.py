@@ -6,6 +6,9 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Double, Identity, Index, LargeBinary, MetaData, Table, Text, text
 from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy.exc import ProgrammingError
+
+from celeriq.errors import TablesMissingError
 
 metadata = MetaData()
 
@@ -35,3 +38,18 @@ inbox = Table(
     Index("ix_celeriq_inbox_created_at", "created_at", postgresql_using="brin"),
 )
 """Tasks with `once` that have succeeded."""
+
+UNDEFINED_TABLE = "42P01"
+"""PostgreSQL's code for a table that is not there."""
+
+
+def is_missing(error: BaseException) -> bool:
+    """Whether PostgreSQL said that there is no such table."""
+    return isinstance(error, ProgrammingError) and getattr(error.orig, "sqlstate", None) == UNDEFINED_TABLE
+
+
+def missing(table: Table) -> TablesMissingError:
+    """What to tell whoever needs `table`."""
+    return TablesMissingError(
+        f"the database has no table {table.name}: call celeriq.schema.upgrade(op, version=1) in a migration"
+    )

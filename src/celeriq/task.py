@@ -156,7 +156,7 @@ class Task(AsyncTaskiqDecoratedTask[P, R], Generic[P, R]):
         """Write the call into the outbox, in the transaction of `session`: it is sent when that is committed, and never
         if it is rolled back (DEF-15). The same as `apply_async(args, kwargs, session=session)`.
 
-        Raises what `kiq` raises, and `OutboxMissingError` if the database has no table for it.
+        Raises what `kiq` raises, and `TablesMissingError` if the database has no table for it.
         """
         return await self.s(*args, **kwargs).apply_async(session=session)
 

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import celeriq.tables
-from celeriq import OutboxMissingError, RedisBroker, TaskSession, chain, chord, group, injected
+from celeriq import RedisBroker, TablesMissingError, TaskSession, chain, chord, group, injected
 from celeriq.embedded import Services, Valkey
 from tests import databases
 from tests.integration.conftest import MakeBroker, MakeBrokerAt
@@ -316,7 +316,7 @@ async def test_a_session_of_several_databases_must_say_which_one(broker: RedisBr
     note = noting(broker)
     sessions = async_sessionmaker(binds={Thing: engine})
     async with sessions() as session:
-        with pytest.raises(OutboxMissingError, match=r"celeriq\.tables\.outbox: engine"):
+        with pytest.raises(TablesMissingError, match=r"celeriq\.tables\.outbox: engine"):
             await note.apply_async((1,), session=session)
     table: Table = celeriq.tables.outbox
     async with async_sessionmaker(binds={Thing: engine, table: engine})() as session:
@@ -332,7 +332,7 @@ async def test_a_database_without_the_tables_says_how_to_make_them(
     async with databases.copy_of(services.database_url, "template1") as url:
         other = create_async_engine(url)
         async with AsyncSession(other) as session:
-            with pytest.raises(OutboxMissingError, match=r"celeriq.schema.upgrade\(op, version=1\)"):
+            with pytest.raises(TablesMissingError, match=r"celeriq.schema.upgrade\(op, version=1\)"):
                 await note.delay_on_commit(session, 1)
         await other.dispose()
 

@@ -22,6 +22,7 @@ from celeriq.errors import SendError
 from celeriq.outbox import Waiting
 from celeriq.redis.keys import Keys
 from celeriq.redis.sending import Parcel, Sender
+from celeriq.tables import is_missing
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class Relay:
 
     async def takes(self, parcels: Sequence[tuple[str, Parcel]], session: AsyncSession | None) -> bool:
         """Whether these are written, by their task ids, into a transaction: that of `session`, or of a task with
-        `once`. Raises `OutboxMissingError`.
+        `once`. Raises `TablesMissingError`.
         """
         attempt = Attempt.current_or_none()
         outgoing = None if attempt is None else attempt.outgoing
@@ -77,7 +78,7 @@ class Relay:
         return True
 
     async def write(self, session: AsyncSession, messages: Sequence[Waiting]) -> None:
-        """Write them in the session's transaction, and send them when it is committed. Raises `OutboxMissingError`."""
+        """Write them in the session's transaction, and send them when it is committed. Raises `TablesMissingError`."""
         if messages:
             await outbox.add(session, self._keys.namespace, messages)
             known = session.sync_session.info
@@ -119,8 +120,8 @@ class Relay:
                     await self._send_all()
                 pause, patience = 0.0, look_again
             except (SendError, SQLAlchemyError, OSError) as error:
-                pause = patience = NOT_THERE if outbox.is_missing(error) else min(LONGEST_PAUSE, pause * 2 or 0.1)
-                level = logging.DEBUG if outbox.is_missing(error) else logging.WARNING
+                pause = patience = NOT_THERE if is_missing(error) else min(LONGEST_PAUSE, pause * 2 or 0.1)
+                level = logging.DEBUG if is_missing(error) else logging.WARNING
                 logger.log(level, "the outbox waits, next try in %.1f s: %s", pause, error)
                 self._bell.clear()
 

@@ -623,6 +623,14 @@ class RedisBroker(RedisStreamBroker):
     def new_session(self) -> AsyncSession:
         return self.sessions()
 
+    @property
+    def namespace(self) -> str:
+        return self.keys.namespace
+
+    async def write_outgoing(self, attempt: Attempt, session: AsyncSession) -> None:
+        """What the attempt has sent joins its transaction."""
+        await self._outbox.write(session, attempt.outgoing or ())
+
     async def store(self, stored: Record, attempt: Attempt | None) -> None:
         results = self.result_backend
         held = None if attempt is None or attempt.acknowledged else attempt.delivery

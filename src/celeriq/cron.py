@@ -111,7 +111,7 @@ class crontab:  # noqa: N801 - Celery's name
         """
         moment = in_utc(moment)
         try:
-            first = self._first_after(moment, self._shown_at(moment))
+            first = self._first_after(moment, self._shown_at(moment) + timedelta(minutes=1))
             # The hour that is about to come again is earlier on the wall, but not in time.
             set_back = set_back_after(moment, self._zone) if self._runs_on else None
             if set_back is None or (first is not None and first < set_back):

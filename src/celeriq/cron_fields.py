@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any, cast
 
 from celeriq.errors import ScheduleError
 
@@ -27,16 +28,18 @@ class CronField:
     most: int
     names: tuple[str, ...] = ()
 
-    def text_of(self, given: object) -> str:
+    def text_of(self, given: Any) -> str:
         """`given` as it is stored: text without blanks, numbers in their order.
 
         Raises `ScheduleError` for what is neither a number, nor text, nor numbers.
         """
         if isinstance(given, str):
             return ",".join(part.strip() for part in given.split(","))
-        numbers = list(given) if isinstance(given, Iterable) else [given]
-        if any(isinstance(number, bool) or not isinstance(number, int) for number in numbers):
-            raise self._broken(given, "is neither a number, nor text, nor a list of numbers", self._example)
+        numbers: list[int] = []
+        for number in cast("Iterable[object]", given) if isinstance(given, Iterable) else (given,):
+            if isinstance(number, bool) or not isinstance(number, int):
+                raise self._broken(given, "is neither a number, nor text, nor a list of numbers", self._example)
+            numbers.append(number)
         if not numbers:
             raise self._broken(given, "means no moment at all", self._example)
         return ",".join(map(str, sorted(set(numbers))))
@@ -89,7 +92,7 @@ class CronField:
         named = f", or names such as '{self.names[1]}-{self.names[-2]}'" if self.names else ""
         return f"write numbers from {self.least} to {self.most}, as in '*', '*/5', '{self.most - 2}' or '1-5,6'{named}"
 
-    def _broken(self, given: object, reason: str, remedy: str) -> ScheduleError:
+    def _broken(self, given: Any, reason: str, remedy: str) -> ScheduleError:
         return ScheduleError(f"crontab: {self.name}={given!r} {reason}; {remedy}")
 
 

@@ -207,7 +207,7 @@ def _call(entry: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(args, str) or not isinstance(args, Iterable):
         raise ScheduleError(f"args is {args!r}; it must be a list or tuple: write ({args!r},)")
     return {
-        "args": tuple(cast("Iterable[Any]", args)),
+        "args": tuple(args),
         "kwargs": _mapping(entry, "kwargs"),
         "options": _mapping(entry, "options"),
         "policy": TickPolicy(**{key: entry[key] for key in POLICY_KEYS if key in entry}),

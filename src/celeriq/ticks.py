@@ -1,7 +1,7 @@
 """Which ticks of a schedule fire now, which are given up, and when to look again: arithmetic alone.
 
-Whoever calls it stores the last tick that was dealt with, and compares all others with that. So a clock that is set back
-fires nothing twice, and any number of schedulers come to the same answer.
+Whoever calls it stores the last tick that was dealt with, and compares all others with that. So a clock that is set
+back fires nothing twice, and any number of schedulers come to the same answer.
 """
 
 from __future__ import annotations

@@ -68,6 +68,8 @@ class crontab:  # noqa: N801 - Celery's name
         for one, spec in zip(FIELDS, given, strict=True):
             object.__setattr__(self, one.name, one.text_of(spec))
         object.__setattr__(self, "tz", None if tz is None else zone_name(tz))
+        if not isinstance(either_day, bool):  # pyright: ignore[reportUnnecessaryIsInstance] - JSON may say anything
+            raise ScheduleError(f"crontab: either_day is {either_day!r}; it must be True or False")
         object.__setattr__(self, "either_day", either_day)
         self._check_dates()
 

@@ -134,7 +134,7 @@ def _of_kind(kind: str, fields: Mapping[str, Any]) -> Schedule:
     if not isinstance(given, str):
         raise ScheduleError(f"{kind} is {given!r}; {_FORMS}")
     if kind == "cron":
-        return crontab.from_string(given, tz=fields.get("tz"), either_day=fields.get("either_day") is True)
+        return crontab.from_string(given, tz=fields.get("tz"), either_day=fields.get("either_day", False))
     try:
         return Once(datetime.fromisoformat(given))
     except ScheduleError:

@@ -5,7 +5,7 @@ That is Celery's `beat_schedule`, as it is (BEAT-01), and the option `schedule` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
 from difflib import get_close_matches
@@ -203,11 +203,11 @@ def _moment(given: object) -> Once:
 
 
 def _call(entry: Mapping[str, Any]) -> dict[str, Any]:
-    args = entry.get("args") or ()
-    if isinstance(args, str) or not isinstance(args, Iterable):
+    args: object = entry.get("args") or ()
+    if not isinstance(args, list | tuple):
         raise ScheduleError(f"args is {args!r}; it must be a list or tuple: write ({args!r},)")
     return {
-        "args": tuple(args),
+        "args": tuple(cast("Sequence[Any]", args)),
         "kwargs": _mapping(entry, "kwargs"),
         "options": _mapping(entry, "options"),
         "policy": TickPolicy(**{key: entry[key] for key in POLICY_KEYS if key in entry}),

@@ -35,10 +35,10 @@ class crontab:  # noqa: N801 - Celery's name
 
     - A time that never comes (02:30 in spring) fires once, at the first moment after the gap, and so do all those of
       the gap together. Celery fires as much later as the gap is long: at 03:30 (BEAT-07). Where every hour matches,
-      nothing was lost, and nothing is made up for.
+      nothing is made up for: the next one is near.
     - A time that comes twice (02:30 in autumn) fires once, the first time. Where every hour matches, or where the
       minutes are `*` or `*/n`, it fires both times, for the one who writes this thinks of the minutes in between, not
-      of the time of day. Celery is silent throughout the second hour (BEAT-07), cron does as we do.
+      of the time of day. So does cronie; Celery is silent throughout the second hour (BEAT-07).
 
     Raises `ScheduleError`, a `ValueError`, for a field that means nothing, a date that never comes (31 February) and
     an unknown time zone. Unlike Celery, text is read to its end ("1-5-7" is an error, not "1-5"), and names belong to

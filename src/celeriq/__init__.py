@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from celeriq.backoff import RetryPolicy
     from celeriq.bound_task import BoundTask, CurrentTask
     from celeriq.canvas import Signature, chain, chord, group
+    from celeriq.cron import crontab
     from celeriq.dependencies import injected
     from celeriq.errors import (
         CeleriqError,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         PayloadTooLargeError,
         QueueNotFound,
         ResultTimeoutError,
+        ScheduleError,
         SendError,
         SessionsMissingError,
         SoftTimeLimitExceeded,
@@ -76,6 +78,7 @@ __all__ = [
     "Retry",
     "RetryPolicy",
     "Route",
+    "ScheduleError",
     "SendError",
     "SessionsMissingError",
     "Signature",
@@ -93,6 +96,7 @@ __all__ = [
     "allow_join_result",
     "chain",
     "chord",
+    "crontab",
     "group",
     "injected",
     "result_from_tuple",
@@ -129,6 +133,7 @@ _HOMES = {
     "Retry": "celeriq.outcome",
     "RetryPolicy": "celeriq.backoff",
     "Route": "celeriq.routing",
+    "ScheduleError": "celeriq.errors",
     "SendError": "celeriq.errors",
     "SessionsMissingError": "celeriq.errors",
     "Signature": "celeriq.canvas",
@@ -145,6 +150,7 @@ _HOMES = {
     "allow_join_result": "celeriq.result",
     "chain": "celeriq.canvas",
     "chord": "celeriq.canvas",
+    "crontab": "celeriq.cron",
     "group": "celeriq.canvas",
     "result_from_tuple": "celeriq.group_result",
     "shared_task": "celeriq.shared",

@@ -3,6 +3,7 @@
     CeleriqError
     ├── TaskDefinitionError      a task cannot be registered as it is written
     │   └── UnknownOptionError   an option that nothing reads
+    ├── ScheduleError            a schedule that means nothing as it is written
     ├── EncodeError              a value that cannot be stored as JSON
     ├── PayloadTooLargeError     a message or result beyond the broker's limit
     ├── SendError                a task that could not be sent
@@ -50,6 +51,10 @@ class UnknownOptionError(TaskDefinitionError):
 
 class UnsupportedOptionError(CeleriqError, ValueError):
     """A broker option of Taskiq's that celeriq refuses, with the reason."""
+
+
+class ScheduleError(CeleriqError, ValueError):
+    """A schedule, or an entry of a table of them, that means nothing as it is written; it says the remedy (BEAT-04)."""
 
 
 class EncodeError(CeleriqError, TypeError):

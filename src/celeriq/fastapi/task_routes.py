@@ -50,18 +50,21 @@ def task_router(
     """
     tasks = _Tasks(broker, must_exist=must_exist)
     router = APIRouter(prefix=f"{prefix}/{{task_id}}", dependencies=dependencies, tags=[*tags], responses=NOT_FOUND)
-    Known = Annotated[Record, Depends(tasks.find)]  # noqa: N806 - a type
-    Changes = Annotated[AsyncGenerator[Record], Depends(tasks.follow)]  # noqa: N806
+    found, followed = Depends(tasks.find), Depends(tasks.follow)
 
     def view(record: Record) -> TaskView:
         return TaskView.of(record, tracebacks=tracebacks)
 
     @router.get("")
-    async def show_task(task: Known) -> TaskView:
+    async def show_task(task: Annotated[Record, found]) -> TaskView:
         return view(task)
 
     @router.get("/result", responses=NOT_READY)
-    async def wait_for_task(task: Known, response: Response, timeout: Timeout = 0) -> TaskView:  # noqa: ASYNC109
+    async def wait_for_task(
+        task: Annotated[Record, found],
+        response: Response,
+        timeout: Timeout = 0,  # noqa: ASYNC109 - as in AsyncResult.get
+    ) -> TaskView:
         """The task as soon as it has ended, in whatever way; 202 if that takes longer than `timeout`."""
         ended = await tasks.wait(task, min(timeout, longest_wait))
         if not ended.ready:
@@ -69,7 +72,7 @@ def task_router(
         return view(ended)
 
     @router.get("/events", response_class=EventSourceResponse, responses=SEEN)
-    async def follow_task(changes: Changes) -> AsyncIterable[TaskView]:
+    async def follow_task(changes: Annotated[AsyncGenerator[Record], followed]) -> AsyncIterable[TaskView]:
         """The task as it is, and every change of it as an event; the last one is `ready`, and ends the stream."""
         async for change in changes:
             # FastAPI documents what is annotated, and sends an event as it is.
@@ -78,7 +81,7 @@ def task_router(
     if revoke:
 
         @router.post("/revoke", status_code=status.HTTP_202_ACCEPTED)
-        async def revoke_task(task: Known, terminate: Terminate = False) -> TaskView:  # noqa: FBT002
+        async def revoke_task(task: Annotated[Record, found], terminate: Terminate = False) -> TaskView:  # noqa: FBT002
             """Keep it from running, or end it."""
             await broker.revoke(task.task_id, terminate=terminate)
             return view(await tasks.find(task.task_id))

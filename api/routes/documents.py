@@ -50,7 +50,7 @@ class HitView(BaseModel):
 
 @uploads.post("", status_code=status.HTTP_202_ACCEPTED)
 async def upload(file: UploadFile, session: RequestSession) -> Uploaded:
-    """Store a PDF and have it ingested; follow `/tasks/{task_id}/progress`."""
+    """Store a PDF and have it ingested; follow `/tasks/{task_id}/events`."""
     content = await file.read()
     check_upload(content)
     document = await documents.create(session, stored_filename(file.filename), content)

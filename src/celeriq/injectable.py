@@ -37,8 +37,9 @@ def _graphs(graph: Graph) -> Iterator[Graph]:
 
 
 def _check(task: str, dependency: Dependency, injected: set[str]) -> None:
-    called = dependency.dependency
-    if any(kind.__module__ == SECURITY for kind in type(called).__mro__):
+    called: Any = dependency.dependency
+    kinds: tuple[type[Any], ...] = type(called).__mro__
+    if any(kind.__module__ == SECURITY for kind in kinds):
         raise _refused(task, called, "reads the request's credentials")
     for parameter in parameters_of(called):
         if parameter.name in injected or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -71,5 +72,5 @@ def _refused(
 
 def _place(dependency: Any) -> tuple[str, str]:
     """Where it is, and what to call it; an object that is called is named by its class."""
-    named = dependency if hasattr(dependency, "__qualname__") else type(dependency)
+    named: Any = dependency if hasattr(dependency, "__qualname__") else type(dependency)
     return f"{named.__module__}.{named.__qualname__}", named.__name__

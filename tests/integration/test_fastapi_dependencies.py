@@ -49,7 +49,7 @@ def app() -> FastAPI:
 def broker(make_broker: MakeBroker, open_sessions: Any, app: FastAPI) -> RedisBroker:
     """A broker whose workers know the application, and that the application knows."""
     broker = make_broker().with_sessions(open_sessions)
-    app.router.lifespan_context = celeriq.fastapi.lifespan(broker)  # type: ignore[assignment]
+    app.router.lifespan_context = celeriq.fastapi.lifespan(broker)
     taskiq_fastapi.init(broker, app)
     return broker
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Container, Iterator
-from typing import Any
+from typing import Any, cast
 
 from taskiq_dependencies.dependency import Dependency
 
@@ -72,5 +72,5 @@ def _refused(
 
 def _place(dependency: Any) -> tuple[str, str]:
     """Where it is, and what to call it; an object that is called is named by its class."""
-    named: Any = dependency if hasattr(dependency, "__qualname__") else type(dependency)
+    named = cast("Any", dependency if hasattr(dependency, "__qualname__") else type(dependency))
     return f"{named.__module__}.{named.__qualname__}", named.__name__

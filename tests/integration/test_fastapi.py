@@ -22,7 +22,7 @@ from tests.integration.conftest import MakeBroker
 TABLE = "create table effect (id int unique deferrable initially deferred)"
 
 
-class Unwell(Exception):
+class UnwellError(Exception):
     """What the application answers in words of its own."""
 
 
@@ -37,7 +37,7 @@ def routes(broker: RedisBroker) -> APIRouter:
     async def add(number: int, session: RequestSession) -> dict[str, str]:
         await insert(session, number)
         if number == -2:
-            raise Unwell
+            raise UnwellError
         if number == -3:
             raise RuntimeError
         if number < 0:
@@ -81,7 +81,7 @@ async def app(make_broker: MakeBroker, open_sessions: Any, database_url: str) ->
     app = FastAPI(lifespan=celeriq.fastapi.lifespan(broker))
     app.include_router(routes(broker))
 
-    @app.exception_handler(Unwell)
+    @app.exception_handler(UnwellError)
     async def unwell(*_: object) -> JSONResponse:
         return JSONResponse({"detail": "unwell"}, 200)
 

@@ -16,9 +16,9 @@ from celeriq.redis.streams import RedisBroker
 from celeriq.states import PENDING
 
 MustExist = Annotated[
-    bool | None, Query(description="404 for a task of which nothing is stored, true or false; else it is PENDING")
+    bool | None, Query(description="Whether a task of which nothing is stored is a 404; otherwise it is PENDING")
 ]
-Timeout = Annotated[float, Query(ge=0, allow_inf_nan=False, description="Seconds to wait; the service has a limit")]
+Timeout = Annotated[float, Query(ge=0, allow_inf_nan=False, description="Seconds, up to a limit of the service")]
 Terminate = Annotated[bool, Query(description="End it, if it runs")]
 LastSeen = Annotated[str | None, Header(alias="Last-Event-ID")]
 NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"description": "Nothing is stored of this task"}}

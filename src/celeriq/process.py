@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 
 from celeriq import signals
 from celeriq.cli import CANNOT_START, WorkerOptions, read_worker_options
+from celeriq.errors import TaskDefinitionError
 from celeriq.receiver import Receiver
 from celeriq.redis.streams import RedisBroker
 from celeriq.supervisor import CANCEL, REPLACE_ME
@@ -41,15 +42,22 @@ def main() -> int:
         broker = load(options)
         asyncio.run(set_up_log(options.log_level))
     except CannotStartError as error:
-        print(f"celeriq worker cannot start: {error}", file=sys.stderr)  # noqa: T201
-        return CANNOT_START
+        return refuse(error)
     try:
         with asyncio.Runner(loop_factory=fastest_loop()) as runner:
             return runner.run(serve(broker, options))
+    except TaskDefinitionError as error:
+        # Of what is injected, which is known only when the application has started.
+        return refuse(error)
     except (RedisError, OSError) as error:
         # No traceback: it is tried again, and where it comes from is no secret.
         logger.error("cannot run without its servers: %s", error)  # noqa: TRY400
         return 1
+
+
+def refuse(error: Exception) -> int:
+    print(f"celeriq worker cannot start: {error}", file=sys.stderr)  # noqa: T201
+    return CANNOT_START
 
 
 async def set_up_log(level: str) -> None:

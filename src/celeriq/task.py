@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Coroutine, Iterable, Mapping, Sequence
 from types import CoroutineType
 from typing import Any, Generic, ParamSpec, TypeVar, Unpack, cast, overload
 
@@ -19,6 +19,7 @@ from celeriq.canvas import Signature
 from celeriq.definition import Definition
 from celeriq.dependencies import GraphCache, depends_on
 from celeriq.errors import TaskDefinitionError
+from celeriq.injectable import check_injectable
 from celeriq.keywords import CallKeywords
 from celeriq.options import Options, TaskOptions
 from celeriq.result import AsyncResult
@@ -217,7 +218,17 @@ def check(task: Definition) -> None:
                 f"task {task.name!r}: {parameter.name!r} is injected and needs a default, so that callers may "
                 f"leave it out: write `{parameter.name}: ... = injected`"
             )
-    if not inspect.iscoroutinefunction(function) and task.graphs.for_overrides({}).uses(open_task_session):
+    _refuse_session_in_thread(task, {})
+
+
+def check_injection(task: Definition, overrides: Mapping[Any, Any], given: Container[Any]) -> None:
+    """The same for what is injected, when it is known what stands for what: at the start of a worker."""
+    _refuse_session_in_thread(task, overrides)
+    check_injectable(task.name, task.graphs.for_overrides(overrides), given)
+
+
+def _refuse_session_in_thread(task: Definition, overrides: Mapping[Any, Any]) -> None:
+    if not task.is_async and task.graphs.for_overrides(overrides).uses(open_task_session):
         raise TaskDefinitionError(
             f"task {task.name!r}: a `def` task runs in a thread, where an AsyncSession cannot be used: "
             "write `async def`"

@@ -17,7 +17,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, 
 from redis.asyncio import ConnectionPool, Redis
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncSession
-from taskiq import AckableMessage, AsyncResultBackend, BrokerMessage, TaskiqMiddleware
+from taskiq import AckableMessage, AsyncResultBackend, BrokerMessage, Context, TaskiqMiddleware, TaskiqState
 from taskiq_redis import RedisStreamBroker
 
 from celeriq import envelope, shared, signals
@@ -54,7 +54,7 @@ from celeriq.result import AsyncResult
 from celeriq.routing import Routes
 from celeriq.said_elsewhere import SaidElsewhere
 from celeriq.session import OpenSessions, PoolAdvice, Sessions
-from celeriq.task import Task
+from celeriq.task import Task, check_injection
 
 logger = logging.getLogger(__name__)
 
@@ -331,13 +331,21 @@ class RedisBroker(RedisStreamBroker):
             if self._open_sessions is not None and self._sessions is None:
                 self._sessions = await self._resources.enter_async_context(self._open_sessions(self._pool))
             await super().startup()
+            if self.is_worker_process:
+                self._check_injection()
+                await self._start_worker()
             if self._sessions is not None:
                 self._outbox.begin(LOOK_AGAIN if self.is_worker_process else None)
-            if self.is_worker_process:
-                await self._start_worker()
         except BaseException:
             await self._close_sessions()
             raise
+
+    def _check_injection(self) -> None:
+        """By now the application has started, and has said what stands for what."""
+        given = {*self._dependency_context, Context, TaskiqState}
+        for task in list(self.local_task_registry.values()):
+            if isinstance(task, Task):
+                check_injection(task.definition, self.dependency_overrides, given)
 
     async def _start_worker(self) -> None:
         await signals.worker_process_init.send(self)

@@ -39,7 +39,11 @@ def alembic_config(url: str) -> Config:
 
 def create_template(server: str) -> None:
     asyncio.run(execute(server, f'drop database if exists "{TEMPLATE}"', f'create database "{TEMPLATE}"'))
-    command.upgrade(alembic_config(url_of(server, TEMPLATE)), "head")
+    migrate(url_of(server, TEMPLATE))
+
+
+def migrate(url: str) -> None:
+    command.upgrade(alembic_config(url), "head")
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 """An application that counts: each of its tasks adds to a row, so that what ran twice shows.
 
 `celeriq worker tests.bookkeeping:broker` and `uvicorn tests.bookkeeping:app`, with DB_URL, BROKER_URL,
-BROKER_NAMESPACE, ONCE and HOLD_SENDER in the environment.
+BROKER_NAMESPACE, ONCE, UNSETTLED and HOLD_SENDER in the environment.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TABLE = "create table account (id int primary key, balance int not null default 
 DUE = 111
 """What an account has when its three tasks have run, each once."""
 
-UNSETTLED = 0.05
+UNSETTLED = float(os.environ.get("UNSETTLED", "0"))
 """Seconds between a commit and its settlement, which are next to none in earnest: kills are to hit them."""
 
 
@@ -53,9 +53,13 @@ async def settle_late(ending: Ending) -> bool:
     return await _settle(ending)
 
 
+def hold(look_again: float | None) -> None:
+    """In place of sending."""
+
+
 broker.settlement.settle = settle_late  # type: ignore[method-assign]
 if os.environ.get("HOLD_SENDER"):
-    broker._outbox.begin = lambda _: None  # type: ignore[method-assign]
+    broker._outbox.begin = hold  # type: ignore[method-assign]
 
 
 @broker.task(name="add", autoretry_for=(Exception,), max_retries=None, default_retry_delay=0.3)
@@ -69,7 +73,9 @@ async def open_accounts(first: int, count: int, session: RequestSession) -> int:
     """Some new accounts, and the tasks that fill them: both, or neither. To ask again changes nothing."""
     opened: Sequence[Any] = (
         await session.scalars(
-            text("insert into account select generate_series(cast(:first as int), cast(:last as int)) on conflict do nothing returning id"),
+            text(
+                "insert into account select generate_series(cast(:first as int), cast(:last as int)) on conflict do nothing returning id"
+            ),
             {"first": first, "last": first + count - 1},
         )
     ).all()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         MaxRetriesExceededError,
         NotRegistered,
         PayloadTooLargeError,
+        PoolTooLargeError,
         QueueNotFound,
         ResultTimeoutError,
         SendError,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from celeriq.group_result import GroupResult, result_from_tuple
     from celeriq.options import TaskOptions
     from celeriq.outcome import Ignore, Reject, Retry, Snooze
+    from celeriq.pool import PoolAdvice
     from celeriq.record import Record
     from celeriq.redis.dead_letters import DeadLetter, DeadLetters
     from celeriq.redis.results import RedisResults
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from celeriq.request import Request
     from celeriq.result import AsyncResult, allow_join_result
     from celeriq.routing import Route
-    from celeriq.session import PoolAdvice, TaskSession
+    from celeriq.session import TaskSession, task_session
     from celeriq.shared import shared_task
 
 __all__ = [
@@ -63,6 +65,7 @@ __all__ = [
     "NotRegistered",
     "PayloadTooLargeError",
     "PoolAdvice",
+    "PoolTooLargeError",
     "QueueNotFound",
     "Record",
     "RedisBroker",
@@ -93,6 +96,7 @@ __all__ = [
     "injected",
     "result_from_tuple",
     "shared_task",
+    "task_session",
 ]
 
 _HOMES = {
@@ -113,7 +117,8 @@ _HOMES = {
     "MaxRetriesExceededError": "celeriq.errors",
     "NotRegistered": "celeriq.errors",
     "PayloadTooLargeError": "celeriq.errors",
-    "PoolAdvice": "celeriq.session",
+    "PoolAdvice": "celeriq.pool",
+    "PoolTooLargeError": "celeriq.errors",
     "Record": "celeriq.record",
     "RedisBroker": "celeriq.redis.streams",
     "RedisResults": "celeriq.redis.results",
@@ -141,6 +146,7 @@ _HOMES = {
     "chord": "celeriq.canvas",
     "group": "celeriq.canvas",
     "result_from_tuple": "celeriq.group_result",
+    "task_session": "celeriq.session",
     "shared_task": "celeriq.shared",
     "injected": "celeriq.dependencies",
 }

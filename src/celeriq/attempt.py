@@ -69,7 +69,7 @@ class Engine(Protocol):
     max_payload: int
     commit_timeout: float
 
-    def new_session(self) -> AsyncSession: ...
+    def new_session(self, database: str | None = None) -> AsyncSession: ...
 
     threads: Executor | None
 

@@ -17,6 +17,7 @@
     ├── SoftTimeLimitExceeded    raised inside a task that takes longer than its soft limit
     ├── TimeLimitExceeded        the outcome of a task that took longer than its hard limit
     ├── ResultTimeoutError       a result did not come in time
+    ├── PoolTooLargeError        the pools of all workers are more than the database allows
     ├── SessionsMissingError     a session was asked for, but nobody said where sessions come from
     └── UnsupportedOptionError   an inherited broker option whose meaning would lose or double work
 
@@ -127,6 +128,10 @@ class ResultTimeoutError(CeleriqError, TimeoutError):
 
 class SessionsMissingError(CeleriqError, RuntimeError):
     """A session was asked for before `with_sessions(...)` was called and the broker was started."""
+
+
+class PoolTooLargeError(CeleriqError):
+    """The pools of all workers want more connections than the database allows, with the numbers and what would fit."""
 
 
 class DuplicateTaskNameWarning(UserWarning):

@@ -19,7 +19,9 @@ from redis.exceptions import RedisError
 
 from celeriq import signals
 from celeriq.cli import CANNOT_START, WorkerOptions, read_worker_options
+from celeriq.errors import PoolTooLargeError
 from celeriq.receiver import Receiver
+from celeriq.redis.pools import Family
 from celeriq.redis.streams import RedisBroker
 from celeriq.supervisor import CANCEL, REPLACE_ME
 
@@ -41,15 +43,21 @@ def main() -> int:
         broker = load(options)
         asyncio.run(set_up_log(options.log_level))
     except CannotStartError as error:
-        print(f"celeriq worker cannot start: {error}", file=sys.stderr)  # noqa: T201
-        return CANNOT_START
+        return _cannot_start(error)
     try:
         with asyncio.Runner(loop_factory=fastest_loop()) as runner:
             return runner.run(serve(broker, options))
+    except PoolTooLargeError as error:
+        return _cannot_start(error)
     except (RedisError, OSError) as error:
         # No traceback: it is tried again, and where it comes from is no secret.
         logger.error("cannot run without its servers: %s", error)  # noqa: TRY400
         return 1
+
+
+def _cannot_start(error: Exception) -> int:
+    print(f"celeriq worker cannot start: {error}", file=sys.stderr)  # noqa: T201
+    return CANNOT_START
 
 
 async def set_up_log(level: str) -> None:
@@ -86,6 +94,7 @@ def load(options: WorkerOptions) -> RedisBroker:
         broker.read_queues(options.queues)
     if options.grace is not None:
         broker.grace = options.grace
+    broker.family = Family(options.family, options.workers)
     return broker
 
 

@@ -21,7 +21,7 @@ from celeriq.errors import TaskDefinitionError
 from celeriq.keywords import CallKeywords
 from celeriq.options import Options, TaskOptions
 from celeriq.result import AsyncResult
-from celeriq.session import open_task_session
+from celeriq.session import uses_session
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -190,7 +190,7 @@ def check(task: Definition) -> None:
                 f"task {task.name!r}: {parameter.name!r} is injected and needs a default, so that callers may "
                 f"leave it out: write `{parameter.name}: ... = injected`"
             )
-    if not inspect.iscoroutinefunction(function) and task.graphs.for_overrides({}).uses(open_task_session):
+    if not inspect.iscoroutinefunction(function) and uses_session(task.graphs.for_overrides({})):
         raise TaskDefinitionError(
             f"task {task.name!r}: a `def` task runs in a thread, where an AsyncSession cannot be used: "
             "write `async def`"

@@ -66,9 +66,10 @@ TaskSession = Annotated[AsyncSession, Depends(open_task_session)]
 
 
 def task_session(name: str) -> Any:
-    """The attempt's session on another database: `Annotated[AsyncSession, task_session("reports")]`.
+    """The attempt's session on another database, as an annotation.
 
-    `name`: as it stands in `with_sessions(main=..., reports=...)`. It is a transaction of its own, and two databases
+    `reports: Annotated[AsyncSession, task_session("reports")] = injected`, with the name that stands in
+    `with_sessions(main=..., reports=...)`. It is a transaction of its own, and two databases
     cannot commit together: the others commit before the main one, whose commit decides. When that one fails, so does
     the task, and what the others hold already is written again by the retry: it must bear that.
     """

@@ -85,6 +85,34 @@ async def test_what_is_no_broker_is_told_as_such(start: Start, environment: dict
     assert refused.stop() == CANNOT_START
 
 
+async def test_pools_that_the_database_has_no_room_for_are_refused_with_what_would_fit(
+    sender: RedisBroker, start: Start
+) -> None:
+    """Whichever of the processes comes first; Taskiq's lower theirs, and say so."""
+    await send(sender, "run", "a")
+    refused = start((*ENGINE, "--workers", "2"), POOL_SIZE="100")
+    await wait_for(lambda: not refused.running, within=60)
+    assert "celeriq worker cannot start: 2 processes x 120 connections = 240; PostgreSQL" in refused.output()
+    assert "allows 197: say --workers 1, or PoolAdvice(size=81), or raise max_connections" in refused.output()
+    assert "Traceback" not in refused.output()
+    assert refused.stop() == CANNOT_START
+    assert await sender._client.xlen(sender.keys.queue("default")) == 1
+    assert await sender.pools() == {}
+
+
+async def test_pools_that_nobody_has_chosen_are_those_that_fit(
+    sender: RedisBroker, start: Start, database_url: str
+) -> None:
+    worker = start((*ENGINE, "--workers", "2"))
+    await wait_for(lambda: worker.output().count("Listening started") == 2, within=60)
+    assert "100 tasks at a time share a pool of 41 connections" in worker.output()
+    assert [list(pools.values()) for pools in (await sender.pools()).values()] == [[49], [49]]
+    await send(sender, "run", "a")
+    await wait_for(lambda: finished(database_url), within=60)
+    assert worker.stop() == 0
+    assert await sender.pools() == {}
+
+
 async def test_a_redis_that_is_not_there_is_one_line_and_tried_again(start: Start) -> None:
     waiting = start(ENGINE, BROKER_URL="redis://127.0.0.1:1/0")
     await wait_for(lambda: "the next one starts in 2 s" in waiting.output(), within=60)

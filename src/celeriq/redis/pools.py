@@ -209,14 +209,12 @@ class Fitting:
         size = left // self._processes // len(self._on(server))
         if size < 1:
             return "no pool fits, so stop other workers, or raise max_connections"
-        size = largest_size(size)
-        said = [f"say PoolAdvice(size={size})"]
-        if self._family is not None:
-            derived = all(database.advice.size is None for database in self._on(server))
-            said = [f"say -c {size}", f"PoolAdvice(size={size})"] if derived else said
-            if 0 < (fewer := left // self._own(server)) < self._processes:
-                said.insert(len(said) - 1, f"--workers {fewer}")
-        return ", or ".join([*said, "raise max_connections"])
+        size, said = largest_size(size), list[str]()
+        if self._family is not None and all(database.advice.size is None for database in self._on(server)):
+            said.append(f"-c {size}")
+        if 0 < (fewer := left // self._own(server)) < self._processes:
+            said.append(f"--workers {fewer}")
+        return f"say {', or '.join([*said, f'PoolAdvice(size={size})', 'raise max_connections'])}"
 
 
 def _read(published: Mapping[bytes, bytes]) -> dict[str, Published]:

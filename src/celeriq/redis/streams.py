@@ -360,6 +360,7 @@ class RedisBroker(RedisStreamBroker):
             for database in self._databases.values():
                 await database.open(self._advice(database, worker))
             if worker is not None:
+                await self.queues.declare()
                 await worker.begin()
                 self.worker = worker
                 await self._fit_pools(worker)

@@ -93,7 +93,7 @@ async def test_pools_that_the_database_has_no_room_for_are_refused_with_what_wou
     refused = start((*ENGINE, "--workers", "2"), POOL_SIZE="100")
     await wait_for(lambda: not refused.running, within=60)
     assert "celeriq worker cannot start: 2 processes x 120 connections = 240; PostgreSQL" in refused.output()
-    assert "allows 197: say --workers 1, or PoolAdvice(size=81), or raise max_connections" in refused.output()
+    assert "allows 197: say --workers 1, or PoolAdvice(size=82), or raise max_connections" in refused.output()
     assert "Traceback" not in refused.output()
     assert refused.stop() == CANNOT_START
     assert await sender._client.xlen(sender.keys.queue("default")) == 1

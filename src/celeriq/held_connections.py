@@ -153,28 +153,36 @@ def place(task: asyncio.Task[Any]) -> str | None:
 def _awaiting(awaitable: Any) -> list[FrameType]:
     """The frames of a suspended coroutine and of what it awaits, the innermost last."""
     frames: list[FrameType] = []
+    frame: FrameType | None
     while awaitable is not None and len(frames) < sys.getrecursionlimit():
-        if isinstance(awaitable, CoroutineType):
-            frame, awaitable = awaitable.cr_frame, awaitable.cr_await
-        elif isinstance(awaitable, GeneratorType):
-            frame, awaitable = awaitable.gi_frame, awaitable.gi_yieldfrom
-        elif isinstance(awaitable, AsyncGeneratorType):
-            frame, awaitable = awaitable.ag_frame, awaitable.ag_await
-        else:
-            frame, awaitable = None, _behind(awaitable)
+        kind = next((kind for kind in _ATTRIBUTES if isinstance(awaitable, kind)), None)
+        if kind is None:
+            awaitable = _behind(awaitable)
+            continue
+        own, awaited = _ATTRIBUTES[kind]
+        frame, awaitable = getattr(awaitable, own), getattr(awaitable, awaited)
         if frame is not None:
             frames.append(frame)
             awaitable = driven(frame) if awaitable is None else awaitable
     return frames
 
 
+# By the kind of what is suspended: its frame, and what it awaits.
+_ATTRIBUTES: dict[type[Any], tuple[str, str]] = {
+    CoroutineType: ("cr_frame", "cr_await"),
+    GeneratorType: ("gi_frame", "gi_yieldfrom"),
+    AsyncGeneratorType: ("ag_frame", "ag_await"),
+}
+
+
 def _behind(awaited: Any) -> Any:
     """What the interpreter's own iterators lead to: `anext()` of an asynchronous generator, or another asyncio task."""
     for behind in gc.get_referents(awaited):
-        if isinstance(behind, CoroutineType | GeneratorType | AsyncGeneratorType):
-            return behind
         if isinstance(behind, asyncio.Task):
-            return behind.get_coro()
+            task: asyncio.Task[Any] = behind
+            return task.get_coro()
+        if isinstance(behind, tuple(_ATTRIBUTES)):
+            return behind
     return None
 
 

@@ -6,14 +6,16 @@ import asyncio
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import pytest
 from sqlalchemy import text
 from taskiq import TaskiqDepends
 
 from celeriq import RedisBroker, TaskSession, injected
+from celeriq.held_connections import HeldConnections
 from celeriq.redis.worker import Worker
 from tests.integration.conftest import MakeBroker
 from tests.waiting import wait_for
@@ -92,12 +94,13 @@ Body = Callable[[TaskSession, MailServer], Awaitable[None]]
 async def test_the_line_that_waits_is_named_once(
     broker: RedisBroker, mail: MailServer, told: Told, body: Body, code: str, options: Any
 ) -> None:
-    @broker.task(name="mail.send", **options)
     async def send(session: TaskSession = injected) -> None:
         await body(session, mail)
 
+    task: Any = cast("Any", broker.task)("mail.send", **options)(send)
+
     async with running(broker):
-        sent = await send.delay()
+        sent = await task.delay()
         await wait_for(told)
         await looks(broker, 8)
         mail.answers.set()
@@ -114,8 +117,11 @@ async def looks(broker: RedisBroker, count: int) -> None:
     held = broker.worker._held
     assert held is not None
     for _ in range(count):
-        before = held._looked
-        await wait_for(lambda before=before: held._looked != before)
+        await wait_for(partial(has_looked, held, held._looked))
+
+
+def has_looked(held: HeldConnections, since: float) -> bool:
+    return held._looked != since
 
 
 async def test_who_waits_for_the_database_is_not_named(broker: RedisBroker, told: Told) -> None:

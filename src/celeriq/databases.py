@@ -80,10 +80,11 @@ class Database:
 
     async def open(self, pool: PoolAdvice) -> None:
         """Open it, or open it anew if it was told something else before."""
+        pool = replace(pool, size=pool.kept)
         if self.is_open and pool == self.pool:
             return
         await self.close()
-        self.pool = replace(pool, size=pool.kept)
+        self.pool = pool
         self._sessions = await self._opened.enter_async_context(self._open_sessions(self.pool))
 
     async def close(self) -> None:
@@ -127,7 +128,8 @@ class Database:
                 found = await connection.scalar(ALLOWED)
                 await connection.invalidate()
         except (SQLAlchemyError, OSError) as error:
-            logger.warning("database %s does not say how many connections it allows: %s", self.place, error)
+            hint = "; behind PgBouncer say PoolAdvice(pgbouncer=True)" if "startup parameter" in str(error) else ""
+            logger.warning("database %s does not say how many connections it allows%s: %s", self.place, hint, error)
             return None
         return None if found is None else int(found)
 

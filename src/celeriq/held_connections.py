@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
-from typing import Any
+from typing import Any, TypeGuard
 from weakref import WeakSet
 
 from sqlalchemy import Engine, event
@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 LOOKS_PER_LIMIT = 4
 LONGEST_PAUSE = 1.0
 """Seconds between two looks."""
+
+BLOCKED = 1.0
+"""Seconds by which a look is late when the loop was blocked meanwhile."""
 
 DATABASE = frozenset({"sqlalchemy", "asyncpg", "psycopg", "aiosqlite"})
 """Packages: who waits in them waits for the database."""
@@ -101,7 +104,7 @@ class HeldConnections:
     def look(self) -> None:
         now = self._clock()
         # When the loop did not turn meanwhile, nobody could go on, and whoever blocked it is named elsewhere.
-        blocked, self._looked = now - self._looked > 2 * self._pause, now
+        blocked, self._looked = now - self._looked > self._pause + BLOCKED, now
         if not self._held:
             return
         tasks = {id(attempt): task for task, attempt in self._running.items()}
@@ -178,12 +181,15 @@ _ATTRIBUTES: dict[type[Any], tuple[str, str]] = {
 def _behind(awaited: Any) -> Any:
     """What the interpreter's own iterators lead to: `anext()` of an asynchronous generator, or another asyncio task."""
     for behind in gc.get_referents(awaited):
-        if isinstance(behind, asyncio.Task):
-            task: asyncio.Task[Any] = behind
-            return task.get_coro()
+        if _is_task(behind):
+            return behind.get_coro()
         if isinstance(behind, tuple(_ATTRIBUTES)):
             return behind
     return None
+
+
+def _is_task(found: object) -> TypeGuard[asyncio.Task[Any]]:
+    return isinstance(found, asyncio.Task)
 
 
 def _package(frame: FrameType) -> str | None:

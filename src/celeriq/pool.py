@@ -68,10 +68,17 @@ class PoolAdvice:
     def overflow(self) -> int:
         return self.kept // OVERFLOW if self.max_overflow is None else self.max_overflow
 
+    def largest_size(self, connections: int) -> int:
+        """The largest pool that has at most so many connections with its overflow; one at least."""
+        if self.max_overflow is not None:
+            return max(1, connections - self.max_overflow)
+        size = connections * OVERFLOW // (OVERFLOW + 1) + 1
+        return max(1, size if size + size // OVERFLOW <= connections else size - 1)
+
     def within(self, connections: int) -> PoolAdvice:
-        """The same with as many connections, a sixth of them as overflow; with one if there is not even that."""
-        size = largest_size(connections)
-        return replace(self, size=size, max_overflow=max(0, min(size // OVERFLOW, connections - size)))
+        """The same with at most so many connections; with one if there is not even that."""
+        lowered = replace(self, size=self.largest_size(connections))
+        return replace(lowered, max_overflow=max(0, min(lowered.overflow, connections - lowered.kept)))
 
     def engine_options(self, url: str | URL | None = None, /, **own: Any) -> dict[str, Any]:
         """The advice as keyword arguments of `create_async_engine`, and `own` ones, which win.
@@ -100,14 +107,6 @@ class PoolAdvice:
         }
         said = {name: f"{seconds * 1000:.0f}" for name, seconds in limits.items() if seconds is not None}
         return {"server_settings": named | said}
-
-
-def largest_size(connections: int) -> int:
-    """The largest pool that has at most so many connections with its overflow, and one at least."""
-    size = connections * OVERFLOW // (OVERFLOW + 1) + 1
-    while size > 1 and size + size // OVERFLOW > connections:
-        size -= 1
-    return max(1, size)
 
 
 def _no_name() -> str:

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import ARRAY, JSON, Integer, Uuid, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
-from celeriq import PoolAdvice, RedisBroker, TaskSession, injected
+from celeriq import PoolAdvice, TaskSession, injected
 from celeriq.embedded import Services
 from tests import databases
 from tests.conftest import Figure
@@ -134,7 +134,22 @@ async def write(sessions: async_sessionmaker[AsyncSession]) -> None:
             await write_and_read(session, uuid4(), 2)
 
 
-async def test_what_pgbouncer_keeps_is_not_added_up(make_broker: MakeBroker, open_through: Any) -> None:
-    broker: RedisBroker = make_broker().with_sessions(open_through, PoolAdvice(pgbouncer=True, size=1000))
-    async with running(broker):
+async def test_what_pgbouncer_keeps_is_as_large_as_the_work_and_not_added_up(
+    make_broker: MakeBroker, open_through: Any
+) -> None:
+    received: list[PoolAdvice] = []
+
+    def noted(pool: PoolAdvice) -> AbstractAsyncContextManager[Any]:
+        received.append(pool)
+        return open_through(pool)  # type: ignore[no-any-return]
+
+    async with running(make_broker(concurrency=1000).with_sessions(noted, PoolAdvice(pgbouncer=True))) as broker:
         assert await broker.pools() == {}
+    assert [pool.size for pool in received] == [1000]
+
+
+async def test_a_worker_that_meets_it_by_surprise_says_what_to_say(
+    make_broker: MakeBroker, open_through: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(make_broker().with_sessions(open_through)):
+        assert "behind PgBouncer say PoolAdvice(pgbouncer=True)" in caplog.text

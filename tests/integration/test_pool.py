@@ -115,6 +115,8 @@ async def test_what_is_no_worker_publishes_nothing(make_broker: MakeBroker, open
     async with broker:
         assert opened.size == (10, 2)
         assert await broker.pools() == {}
+        await broker.startup()
+        assert len(opened.received) == 1
 
 
 # -- sums --------------------------------------------------------------------------------------------------------------

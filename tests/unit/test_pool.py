@@ -11,7 +11,6 @@ from sqlalchemy import Engine, create_engine, make_url
 
 from celeriq import PoolAdvice
 from celeriq.databases import Database, Place
-from celeriq.pool import largest_size
 
 
 def test_a_pool_keeps_ten_and_may_grow_by_a_fifth() -> None:
@@ -23,10 +22,15 @@ def test_a_pool_keeps_ten_and_may_grow_by_a_fifth() -> None:
 @pytest.mark.parametrize("connections", range(1, 300))
 def test_what_is_lowered_is_the_largest_that_fits(connections: int) -> None:
     lowered = PoolAdvice(size=1000, recycle=60).within(connections)
-    size = largest_size(connections)
+    size = PoolAdvice().largest_size(connections)
     assert lowered.size == size
     assert lowered.recycle == 60
     assert lowered.connections <= connections < size + 1 + (size + 1) // 5
+
+
+def test_an_overflow_that_was_said_stays_as_far_as_it_fits() -> None:
+    assert PoolAdvice(size=100, max_overflow=3).within(50) == PoolAdvice(size=47, max_overflow=3)
+    assert PoolAdvice(size=100, max_overflow=60).within(50) == PoolAdvice(size=1, max_overflow=49)
 
 
 @pytest.mark.parametrize("connections", [0, -7])

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from celeriq.databases import Database, Place
 from celeriq.errors import PoolTooLargeError
-from celeriq.pool import DEFAULT_SIZE, largest_size
+from celeriq.pool import DEFAULT_SIZE
 from celeriq.redis.keys import Keys
 from celeriq.redis.lease import SILENCE
 
@@ -98,16 +98,19 @@ class Fitting:
         allowed = await self._ask()
         if not allowed:
             return
-        earlier = await self._publish()
+        earlier, lowered = await self._publish(), False
         for server, most in allowed.items():
-            others = await self._of_living(earlier, server, most - self._processes * self._own(server))
-            if self._processes * self._own(server) + others <= most:
+            wanted = self._processes * self._own(server)
+            others = await self._of_living(earlier, server, most - wanted)
+            if wanted + others <= most:
                 continue
             if self._family is not None:
                 raise PoolTooLargeError(self._refusal(server, most, others))
             logger.warning("%s; this one takes what is left", self._refusal(server, most, others))
             await self._lower(server, most - others)
-        await self._publish()
+            lowered = True
+        if lowered:
+            await self._publish()
 
     async def _ask(self) -> dict[str, int]:
         """What each server allows, by its name; pools whose size nobody has said are given theirs."""
@@ -128,7 +131,7 @@ class Fitting:
         place = database.place
         assert place is not None
         share = most // 2 // self._processes // servers[place.server]
-        size = min(self._at_a_time, largest_size(share))
+        size = min(self._at_a_time, database.pool.largest_size(share))
         if size < self._at_a_time:
             told = "%d tasks at a time share a pool of %d connections: PostgreSQL %s allows %d in all"
             logger.info(told, self._at_a_time, size, place.server, most)
@@ -209,7 +212,7 @@ class Fitting:
         size = left // self._processes // len(self._on(server))
         if size < 1:
             return "no pool fits, so stop other workers, or raise max_connections"
-        size, said = largest_size(size), list[str]()
+        size, said = self._on(server)[0].advice.largest_size(size), list[str]()
         if self._family is not None and all(database.advice.size is None for database in self._on(server)):
             said.append(f"-c {size}")
         if 0 < (fewer := left // self._own(server)) < self._processes:

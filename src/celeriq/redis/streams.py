@@ -390,8 +390,11 @@ class RedisBroker(RedisStreamBroker):
         if worker is None:
             return pool
         name = pool.application_name or worker.name[-LONGEST_NAME:]
-        size = min(self._at_a_time or DEFAULT_SIZE, DEFAULT_SIZE) if pool.size is None else pool.size
-        return replace(pool, size=size, application_name=name)
+        if pool.size is None:
+            # What is behind PgBouncer is not asked: its own connections are what counts there.
+            size = self._at_a_time or DEFAULT_SIZE
+            pool = replace(pool, size=size if pool.pgbouncer else min(size, DEFAULT_SIZE))
+        return replace(pool, application_name=name)
 
     @property
     def _at_a_time(self) -> int | None:

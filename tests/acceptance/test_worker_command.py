@@ -113,6 +113,30 @@ async def test_pools_that_nobody_has_chosen_are_those_that_fit(
     assert await sender.pools() == {}
 
 
+async def test_the_processes_of_taskiqs_worker_share_what_there_is_and_say_so(
+    sender: RedisBroker, start: Start
+) -> None:
+    worker = start(("taskiq", "worker", "tests.engine:broker", "--workers", "2"), POOL_SIZE="100")
+    await wait_for(lambda: "this one takes what is left" in worker.output(), within=60)
+    await wait_for(lambda: connections_are(sender, [76, 120]), within=60)
+    assert "120 connections, and other workers have 120; PostgreSQL" in worker.output()
+
+
+async def test_a_worker_that_was_killed_leaves_its_place_to_the_next(sender: RedisBroker, start: Start) -> None:
+    killed = start(ENGINE, POOL_SIZE="150")
+    await wait_for(lambda: connections_are(sender, [180]), within=60)
+    killed.kill()
+    assert await connections_are(sender, [180])
+    following = start(ENGINE, POOL_SIZE="150")
+    await wait_for(lambda: "Listening started" in following.output(), within=60)
+    await wait_for(lambda: connections_are(sender, [180]))
+    assert following.stop() == 0
+
+
+async def connections_are(broker: RedisBroker, expected: list[int]) -> bool:
+    return sorted(sum(pools.values()) for pools in (await broker.pools()).values()) == expected
+
+
 async def test_a_redis_that_is_not_there_is_one_line_and_tried_again(start: Start) -> None:
     waiting = start(ENGINE, BROKER_URL="redis://127.0.0.1:1/0")
     await wait_for(lambda: "the next one starts in 2 s" in waiting.output(), within=60)

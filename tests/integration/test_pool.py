@@ -126,9 +126,9 @@ async def test_a_second_worker_takes_what_the_first_has_left_and_says_so(
     make_broker: MakeBroker, opened: Opened, database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     said = PoolAdvice(size=100)
-    async with worker(make_broker(lease=2).with_sessions(opened, said)) as first:
+    async with worker(make_broker(lease=5).with_sessions(opened, said)) as first:
         assert opened.size == (100, 20)
-        async with worker(make_broker(lease=2).with_sessions(opened, said)) as second:
+        async with worker(make_broker(lease=5).with_sessions(opened, said)) as second:
             assert opened.size == (64, 12)
             assert {sum(one.values()) for one in (await second.pools()).values()} == {120, 76}
         assert [sum(one.values()) for one in (await first.pools()).values()] == [120]
@@ -140,7 +140,7 @@ async def test_a_second_worker_takes_what_the_first_has_left_and_says_so(
 
 async def test_workers_that_start_at_the_same_moment_fit_as_well(make_broker: MakeBroker, open_sessions: Any) -> None:
     said = [Opened(open_sessions) for _ in range(4)]
-    brokers = [make_broker(lease=2).with_sessions(one, PoolAdvice(size=60)) for one in said]
+    brokers = [make_broker(lease=5).with_sessions(one, PoolAdvice(size=60)) for one in said]
     for broker in brokers:
         broker.is_worker_process = True
     await asyncio.gather(*(broker.startup() for broker in brokers))
@@ -167,15 +167,15 @@ async def test_a_process_of_our_own_worker_refuses_what_cannot_fit(make_broker: 
 async def test_what_suits_the_worker_can_be_too_much_beside_others(
     make_broker: MakeBroker, opened: Opened, open_sessions: Any
 ) -> None:
-    first = make_broker(lease=2).with_sessions(open_sessions, PoolAdvice(size=130))
+    first = make_broker(lease=5).with_sessions(open_sessions, PoolAdvice(size=130))
     async with worker(first):
         with pytest.raises(
             PoolTooLargeError, match=r"48 connections, and other workers have 156; .*: say -c 34, or Pool"
         ):
-            async with worker(make_broker(concurrency=40, lease=2).with_sessions(opened), Family("f", 1)):
+            async with worker(make_broker(concurrency=40, lease=5).with_sessions(opened), Family("f", 1)):
                 pass
         with pytest.raises(PoolTooLargeError, match="no pool fits"):
-            async with worker(make_broker(concurrency=40, lease=2).with_sessions(opened), Family("f", 50)):
+            async with worker(make_broker(concurrency=40, lease=5).with_sessions(opened), Family("f", 50)):
                 pass
 
 

@@ -185,7 +185,7 @@ def ingest(api: httpx.Client, programs: Programs, pdf: Path) -> None:
         raise DemoError(f"the API refused the document: {answer.json()['detail']}")
     last = follow(api, programs, answer.json()["task_id"])
     if last["state"] != "SUCCESS":
-        raise DemoError(f"the document was not ingested: {last['error']}")
+        raise DemoError(f"the document was not ingested: {last['error']['message']}")
     took = time.monotonic() - began
     console.print(f"[bold green]{last['result']['chunks']} chunks[/] are searchable after {took:.1f} s.")
 
@@ -210,7 +210,7 @@ def follow(api: httpx.Client, programs: Programs, task_id: str) -> dict[str, Any
 
 
 def states(api: httpx.Client, task_id: str) -> Iterator[dict[str, Any]]:
-    with api.stream("GET", f"/tasks/{task_id}/progress") as stream:
+    with api.stream("GET", f"/tasks/{task_id}/events") as stream:
         for line in stream.iter_lines():
             if line.startswith("data: "):
                 yield json.loads(line.removeprefix("data: "))

@@ -19,6 +19,7 @@ from celeriq.middleware import (
     EarlyEnds,
     Expiry,
     Handlers,
+    Once,
     ProcessPool,
     RateLimits,
     Results,
@@ -56,6 +57,7 @@ broker = RedisBroker(
         Handlers(),  # on_success, on_failure and others of a task's base class
         ProcessPool(),  # def tasks in processes of their own
         TimeLimits(),  # soft and hard
+        Once(),  # effects that happen once, however often a message comes
         EarlyEnds(),  # Ignore and Reject
         Retries(),  # self.retry(), autoretry_for, backoff
         Results(),  # ignore_result

@@ -8,12 +8,15 @@ from alembic import context
 from sqlalchemy import Connection, pool
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from celeriq import tables
 from db.models import Base
 from db.settings import DatabaseSettings
 
+METADATA = [Base.metadata, tables.metadata]
+
 
 def migrate(connection: Connection) -> None:
-    context.configure(connection=connection, target_metadata=Base.metadata, compare_server_default=True)
+    context.configure(connection=connection, target_metadata=METADATA, compare_server_default=True)
     with context.begin_transaction():
         context.run_migrations()
 
@@ -27,7 +30,7 @@ async def migrate_online() -> None:
 
 
 if context.is_offline_mode():
-    context.configure(url=DatabaseSettings().url, target_metadata=Base.metadata, literal_binds=True)
+    context.configure(url=DatabaseSettings().url, target_metadata=METADATA, literal_binds=True)
     with context.begin_transaction():
         context.run_migrations()
 else:

@@ -6,7 +6,6 @@ from uuid import UUID
 
 from fastapi import APIRouter, HTTPException, Query, UploadFile, status
 from pydantic import BaseModel, ConfigDict
-from taskiq.exceptions import SendTaskError
 
 from api.settings import settings
 from api.text import Text, stored_filename
@@ -50,18 +49,12 @@ class HitView(BaseModel):
 
 @uploads.post("", status_code=status.HTTP_202_ACCEPTED)
 async def upload(file: UploadFile, session: RequestSession) -> Uploaded:
-    """Store a PDF and have it ingested; follow `/tasks/{task_id}/progress`."""
+    """Store a PDF and have it ingested; follow `/tasks/{task_id}/events`."""
     content = await file.read()
     check_upload(content)
     document = await documents.create(session, stored_filename(file.filename), content)
-    # The worker may be faster than we are: it must find the document.
-    await session.commit()
-    try:
-        sent = await ingest_pdf.kiq(document.id)
-    except SendTaskError:
-        await documents.delete(session, document.id)
-        await session.commit()
-        raise
+    # The worker must find the document: the message is sent when both are committed.
+    sent = await ingest_pdf.apply_async((document.id,), session=session)
     return Uploaded(document_id=document.id, task_id=sent.task_id)
 
 

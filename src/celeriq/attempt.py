@@ -24,6 +24,7 @@ from celeriq.envelope import RETRIES_LABEL, Claim, Envelope, within
 from celeriq.errors import CeleriqError, ChordError, WorkerLostError
 from celeriq.hooks import NO_HOOKS, Hooks
 from celeriq.options import NO_OPTIONS, Options
+from celeriq.outbox import Waiting
 from celeriq.outcome import (
     Failed,
     Ignored,
@@ -55,6 +56,8 @@ class Delivery(bytes):
     """Who took it, and alone may settle it."""
     crashes: int
     """Workers that died while they held it."""
+    again: bool
+    """Whether another worker has held it before."""
 
     @property
     def place(self) -> tuple[str, bytes]:
@@ -69,9 +72,14 @@ class Engine(Protocol):
     max_payload: int
     commit_timeout: float
 
+    @property
+    def namespace(self) -> str: ...
+
     def new_session(self, database: str | None = None) -> AsyncSession: ...
 
     threads: Executor | None
+
+    async def write_outgoing(self, attempt: Attempt, session: AsyncSession) -> None: ...
 
     async def store(self, stored: record.Record, attempt: Attempt | None) -> None: ...
 
@@ -114,6 +122,8 @@ class Attempt:
     """Whether anybody was told that it begins."""
     children: list[str] = field(default_factory=list[str])
     """Ids of the tasks that it has sent (CALL-12)."""
+    outgoing: list[Waiting] | None = None
+    """What it has sent and is still to be written into its transaction; None sends at once."""
     outcome: Outcome | None = None
     called_off: Outcome | None = None
     """How it ends when it is cancelled, if not because its worker stops."""
@@ -123,8 +133,13 @@ class Attempt:
     """What follows it, encoded then as well."""
     part: Part | None = None
     """What its chord is told of it."""
+    session: AsyncSession | None = None
+    """Its own, if it has asked for one."""
     begun: bool = False
+    commit_begun: bool = False
     committed: bool = False
+    repeated: bool = False
+    """Whether another attempt had the effects that count as this one's."""
     acknowledged: bool = False
     """Taken off the queue before the body ran (`acks_late=False`)."""
     settled: bool = False
@@ -181,16 +196,24 @@ class Attempt:
             # Taskiq's way to say that there is nothing to store, `Context.requeue()` for one.
             self._end(Ignored())
             raise
-        except BaseException as error:
-            outcome = _storable(self._after(error, definition, args, kwargs))
-            self._end(outcome)
-            if not isinstance(outcome, Failed):
-                raise NotFinishedError from error
-            if outcome.error is not error:
-                raise outcome.error from error
-            raise
+        except BaseException as error:  # noqa: BLE001 - it is raised again, unless the attempt has succeeded after all
+            return self._end_after(error, _storable(await self._after(error, definition, args, kwargs)))
         self.outcome = Succeeded(value)
         return value
+
+    def _end_after(self, error: BaseException, outcome: Outcome) -> Any:
+        """The value of what another attempt has done already; raises what tells of every other outcome."""
+        if isinstance(outcome, Succeeded):
+            self.repeated = True
+            self._encode(outcome.value)
+            self.outcome = outcome
+            return outcome.value
+        self._end(outcome)
+        if not isinstance(outcome, Failed):
+            raise NotFinishedError from error
+        if outcome.error is not error:
+            raise outcome.error from error
+        raise error
 
     def _prepare(self, definition: Definition) -> None:
         self.definition, said = definition, self.envelope.options
@@ -205,6 +228,8 @@ class Attempt:
             outcome = before(self)
             if outcome is not None and isinstance(outcome, Awaitable):
                 outcome = await outcome
+            if isinstance(outcome, Succeeded):
+                raise _RepeatedError(outcome)
             if outcome is not None:
                 self._end(outcome)
                 raise NotFinishedError
@@ -219,9 +244,11 @@ class Attempt:
             self._end(self.called_off)
             raise NotFinishedError
 
-    def _after(
+    async def _after(
         self, error: BaseException, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Outcome:
+        if isinstance(error, _RepeatedError):
+            return error.outcome
         if self.envelope.broken:
             return Failed(error)
         if isinstance(error, SystemExit | KeyboardInterrupt):
@@ -231,6 +258,8 @@ class Attempt:
             return after_misfit(error, self.envelope.postponed)
         for decide in self.hooks.decide:
             outcome = decide(self, error)
+            if outcome is not None and isinstance(outcome, Awaitable):
+                outcome = await outcome
             if outcome is not None:
                 return outcome
         return Failed(error)
@@ -263,19 +292,26 @@ class Attempt:
         graph = definition.graphs.for_overrides(self.engine.dependency_overrides)
         if graph.is_empty():
             value = await self._call(definition, args, kwargs)
-            self._encode(value)
+            await self._make_ready_to_commit(value)
             return value
         opened = OpenedDependencies(graph, graph, dict(self.dependency_context))
         value = None
         error: BaseException | None = None
         try:
             value = await self._call(definition, args, {**await opened.resolve_kwargs(), **kwargs})
-            self._encode(value)
+            await self._make_ready_to_commit(value)
         except BaseException as raised:  # noqa: BLE001 - every way to end closes the dependencies
             error = raised
         if error := await opened.close_all(error, lambda: self.committed):
             raise error
         return value
+
+    async def _make_ready_to_commit(self, value: Any) -> None:
+        self._encode(value)
+        for committing in self.hooks.committing:
+            outcome = await committing(self, value)
+            if outcome is not None:
+                raise _RepeatedError(outcome)
 
     def _call(self, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Awaitable[Any]:
         """The body, inside of what middlewares put around it."""
@@ -327,6 +363,14 @@ class Attempt:
     def runtime(self) -> float:
         """Seconds since the message was read, to the microsecond."""
         return round(monotonic() - self.started, 6)
+
+
+class _RepeatedError(Exception):
+    """Rolls back what another attempt has done already."""
+
+    def __init__(self, outcome: Succeeded) -> None:
+        super().__init__("another attempt has done it")
+        self.outcome = outcome
 
 
 def _storable(outcome: Outcome) -> Outcome:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 from celeriq.routing import check_priority
 
 if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
     from celeriq.canvas import Call
 
 
@@ -56,6 +58,9 @@ class CallOptions:
 
     parent_id: str | None = None
     """The task that sends it, by default the one that runs here (CALL-12)."""
+
+    session: AsyncSession | None = None
+    """Whose transaction it joins: it is sent when that is committed, and never if it is rolled back."""
 
     declared: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What it says of the task's own options: `expires`, `ignore_result` and others that middlewares declare."""

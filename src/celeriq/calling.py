@@ -22,6 +22,8 @@ from celeriq.result import AsyncResult
 from celeriq.steps import bodies
 
 if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
     from celeriq.group_result import GroupResult
     from celeriq.task import Task
 
@@ -36,13 +38,15 @@ Arguments = Sequence[Any] | Mapping[str, Any]
 class Sends(Protocol):
     """A broker that takes envelopes."""
 
-    async def send(self, envelope: Envelope, *, at: float | None = None) -> None: ...
+    async def send(self, envelope: Envelope, *, session: AsyncSession | None = None) -> None: ...
 
     def sending_hooks(self) -> SendingHooks: ...
 
-    async def send_many(self, envelopes: Sequence[Envelope]) -> list[Exception | None]: ...
+    async def send_many(
+        self, envelopes: Sequence[Envelope], *, session: AsyncSession | None = None
+    ) -> list[Exception | None]: ...
 
-    async def send_unique(self, envelope: Envelope, claim: Claim, *, replace: bool, at: float | None = None) -> str: ...
+    async def send_unique(self, envelope: Envelope, claim: Claim, *, replace: bool) -> str: ...
 
 
 class Kicker(AsyncKicker[P, R], Generic[P, R]):
@@ -76,30 +80,32 @@ class Kicker(AsyncKicker[P, R], Generic[P, R]):
         self._stamp(envelope, options or {})
         return envelope
 
-    async def send(self, envelope: Envelope, at: float | None = None) -> str:
+    async def send(self, envelope: Envelope, session: AsyncSession | None = None) -> str:
         """Send what `envelope` made of a call, or of several; the id of the call that stands for it, its own or an
-        earlier one's.
+        earlier one's. With a `session` it joins the transaction, and is sent when that is committed.
 
         Raises `SendError`, and `DuplicateCallError` if the task says so.
         """
         broker = sending(self.broker)
         for publishing in broker.sending_hooks().publishing:
             await publishing(envelope)
-        sender = self._sender()
+        sender = self._sender(session)
         if sender is not None and self.definition is not None:
-            return await sender.send(envelope, self.definition, at)
-        await broker.send(envelope, at=at)
+            return await sender.send(envelope, self.definition)
+        await broker.send(envelope, session=session)
         return envelope.id
 
-    async def send_all(self, envelopes: Sequence[Envelope]) -> list[str | Exception]:
+    async def send_all(
+        self, envelopes: Sequence[Envelope], session: AsyncSession | None = None
+    ) -> list[str | Exception]:
         """What `send` answers with for each, or why it was not sent."""
-        if self._sender() is not None:
+        if self._sender(session) is not None:
             return [await self._try_to_send(envelope) for envelope in envelopes]
         broker = sending(self.broker)
         for publishing in broker.sending_hooks().publishing:
             for envelope in envelopes:
                 await publishing(envelope)
-        errors = await broker.send_many(envelopes)
+        errors = await broker.send_many(envelopes, session=session)
         return [error or envelope.id for envelope, error in zip(envelopes, errors, strict=True)]
 
     async def _try_to_send(self, envelope: Envelope) -> str | Exception:
@@ -108,9 +114,9 @@ class Kicker(AsyncKicker[P, R], Generic[P, R]):
         except Exception as error:  # noqa: BLE001 - a key of the user's may raise anything; what was sent is told
             return error
 
-    def _sender(self) -> Middleware | None:
-        """Who sends calls of this task, if not the broker."""
-        if self.definition is None:
+    def _sender(self, session: AsyncSession | None) -> Middleware | None:
+        """Who sends calls of this task, if not the broker. What waits for a transaction is not sent yet."""
+        if self.definition is None or session is not None or _writes_into_outbox():
             return None
         options, senders = self.definition.options, sending(self.broker).sending_hooks().senders
         return next((one for one in senders if one.concerns(options)), None)
@@ -155,7 +161,14 @@ class Kicker(AsyncKicker[P, R], Generic[P, R]):
         return AsyncResult(envelope.id, None, kind, broker=self.broker, parent=parent, ignored=bool(ignored))
 
 
-async def kiq_many(task: Task[Any, Any], calls: Iterable[Arguments]) -> list[AsyncResult[Any]]:
+def _writes_into_outbox() -> bool:
+    sender = Attempt.current_or_none()
+    return sender is not None and sender.outgoing is not None
+
+
+async def kiq_many(
+    task: Task[Any, Any], calls: Iterable[Arguments], session: AsyncSession | None = None
+) -> list[AsyncResult[Any]]:
     """Send many calls in few round trips; see `Task.kiq_many`."""
     kicker = task.kicker()
     envelopes: list[Envelope] = []
@@ -163,7 +176,7 @@ async def kiq_many(task: Task[Any, Any], calls: Iterable[Arguments]) -> list[Asy
         args, kwargs = _arguments(call)
         task.check_arguments(args, kwargs, number)
         envelopes.append(await kicker.envelope(args, kwargs))
-    outcomes = await kicker.send_all(envelopes)
+    outcomes = await kicker.send_all(envelopes, session)
     unsent = tuple(number for number, sent in enumerate(outcomes) if isinstance(sent, Exception))
     results = [
         await kicker.sent(envelope, sent)
@@ -174,13 +187,16 @@ async def kiq_many(task: Task[Any, Any], calls: Iterable[Arguments]) -> list[Asy
     return results
 
 
-async def dispatch(broker: AsyncBroker, envelopes: Sequence[Envelope]) -> None:
-    """Send what was made of several calls. Raises `SendError` if some were not sent, with their positions."""
+async def dispatch(broker: AsyncBroker, envelopes: Sequence[Envelope], session: AsyncSession | None = None) -> None:
+    """Send what was made of several calls, with a `session` when that is committed.
+
+    Raises `SendError` if some were not sent, with their positions.
+    """
     taking = sending(broker)
     for publishing in taking.sending_hooks().publishing:
         for envelope in (*envelopes, *bodies(envelopes)):
             await publishing(envelope)
-    outcomes = await taking.send_many(envelopes)
+    outcomes = await taking.send_many(envelopes, session=session)
     for envelope, error in zip(envelopes, outcomes, strict=True):
         if error is None:
             await _tell_sent(broker, envelope)

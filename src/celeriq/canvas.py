@@ -82,8 +82,8 @@ class Signature(Generic[R]):
         return replace(self, args=(*args, *self.args), kwargs={**self.kwargs, **(kwargs or {})})
 
     async def send(self, envelope: Envelope) -> str:
-        """Send what `envelope` made of it, at the moment that its options say; see `Kicker.send`."""
-        return await self.kicker().send(envelope, self.options.at)
+        """Send what `envelope` made of it; see `Kicker.send`."""
+        return await self.kicker().send(envelope, self.options.session)
 
     async def envelope(self, *, fed: int = 0) -> Envelope:
         """The call as it is sent, links included; `fed`: how many values will come in front of its arguments.
@@ -159,7 +159,7 @@ class Chain:
 
         Options are those of the first step, a `link` is the last one's (CAN-04), and `link_error` is each one's.
         """
-        return await _send(self.prepared(args, kwargs, options)) if self.steps else None
+        return await _send(self, args, kwargs, options) if self.steps else None
 
     def prepared(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: CallKeywords) -> Chain:
         if not self.steps:
@@ -217,7 +217,7 @@ class Group:
 
         Raises `SendError` if some were not sent; its `unsent` has their positions.
         """
-        return cast("GroupResult", await _send(self.prepared(args, kwargs, options)))
+        return cast("GroupResult", await _send(self, args, kwargs, options))
 
     def prepared(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: CallKeywords) -> Group:
         """Raises `TypeError` for links, which nobody would know whose they are."""
@@ -268,7 +268,7 @@ class Chord:
 
         Options are the header's (CAN-16), except for `link`, `link_error` and `task_id`, which are the body's.
         """
-        return await _send(self.prepared(args, kwargs, options))
+        return await _send(self, args, kwargs, options)
 
     def prepared(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: CallKeywords) -> Chord:
         of_header, of_body = options.copy(), CallKeywords()
@@ -335,12 +335,16 @@ def chord(header: Group | Iterable[Call], body: Call) -> Chord:
     return Chord(group(header), body)
 
 
-async def _send(call: Chain | Group | Chord) -> Any:
+async def _send(
+    whole: Chain | Group | Chord, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: CallKeywords
+) -> Any:
+    session = options.pop("session", None)
+    call = whole.prepared(args, kwargs, options)
     envelope = await call.envelope()
     first = call.steps[0] if isinstance(call, Chain) else None
     if isinstance(first, Signature):
         # As any call of its task, which may be unique.
-        await first.kicker().sent(envelope, await first.send(envelope))
+        await first.kicker().sent(envelope, await first.kicker().send(envelope, session))
     elif call.broker is not None:
-        await dispatch(call.broker, messages(envelope))
+        await dispatch(call.broker, messages(envelope), session)
     return call.result(envelope)

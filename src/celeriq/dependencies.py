@@ -9,11 +9,13 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Mapping
+from graphlib import TopologicalSorter
 from typing import Any, Final
 
 from taskiq_dependencies import DependencyGraph
 from taskiq_dependencies.ctx import AsyncResolveContext
 from taskiq_dependencies.dependency import Dependency
+from taskiq_dependencies.utils import ParamInfo
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +24,16 @@ injected: Final[Any] = object()
 
 
 class Graph(DependencyGraph):
-    """A graph whose overrides reach dependencies without cache too."""
+    """A graph whose overrides reach dependencies without cache too, and parameters that say no more than a type.
+
+    taskiq-fastapi overrides `Request` and `HTTPConnection`: FastAPI's dependencies ask for them by type alone.
+    """
+
+    def __init__(
+        self, target: Callable[..., Any], replaced_deps: dict[Any, Any] | None = None, *, of_dependency: bool = False
+    ) -> None:
+        self._of_dependency = of_dependency
+        super().__init__(target, replaced_deps)
 
     def _build_graph(self) -> None:
         super()._build_graph()
@@ -30,7 +41,39 @@ class Graph(DependencyGraph):
         for dependency in self.subgraphs:
             dependency.dependency = replaced.get(dependency.dependency, dependency.dependency)
             if dependency.dependency is not None:
-                self.subgraphs[dependency] = Graph(dependency.dependency, replaced)
+                self.subgraphs[dependency] = Graph(dependency.dependency, replaced, of_dependency=True)
+        if self._of_dependency and not self.ordered_deps:
+            self.ordered_deps = [Dependency(self.target)]
+        added = [each for dependency in self.called for each in self._inject_by_type(dependency, replaced)]
+        if added:
+            self.ordered_deps = list(TopologicalSorter(self.dependencies).static_order())
+
+    def _inject_by_type(self, dependency: Dependency, replaced: Mapping[Any, Any]) -> list[Dependency]:
+        injected = self.parameters_injected_into(dependency)
+        added: list[Dependency] = []
+        for parameter in parameters_of(dependency.dependency):
+            kind = parameter.annotation
+            if isinstance(kind, type) and kind in replaced and parameter.name not in injected:
+                added.append(Dependency(replaced[kind], signature=parameter, parent=dependency))
+                added[-1].param_name = parameter.name
+        if added:
+            self.dependencies[dependency] += added
+        return added
+
+    @property
+    def called(self) -> list[Dependency]:
+        """The dependencies that are called when it is resolved, without those of its subgraphs."""
+        return [
+            entry
+            for entry in self.ordered_deps
+            if entry.use_cache
+            and entry.dependency not in (None, ParamInfo)
+            and (self._of_dependency or entry.dependency is not self.target)
+        ]
+
+    def parameters_injected_into(self, dependency: Dependency) -> set[str]:
+        """The names of those that are filled in when `dependency` is called."""
+        return {entry.param_name for entry in self.dependencies.get(dependency, ())} | dependency.kwargs.keys()
 
     @property
     def injected_parameters(self) -> frozenset[str]:
@@ -87,6 +130,17 @@ class OpenedDependencies(AsyncResolveContext):
                 elif raised is not error:
                     logger.warning("%r raised while it was closed; too late to matter", dependency, exc_info=raised)
         return error
+
+
+def parameters_of(dependency: Any) -> list[inspect.Parameter]:
+    """Those of a function, of a class, or of an object that is called; none of what is built into Python."""
+    called = getattr(dependency, "__origin__", dependency)
+    try:
+        return list(inspect.signature(called, eval_str=True).parameters.values())
+    except NameError:  # imported for type checkers alone
+        return list(inspect.signature(called).parameters.values())
+    except (TypeError, ValueError):
+        return []
 
 
 def depends_on(annotation: Any) -> bool:

@@ -3,11 +3,13 @@
     CeleriqError
     ├── TaskDefinitionError      a task cannot be registered as it is written
     │   └── UnknownOptionError   an option that nothing reads
+    ├── ScheduleError            a schedule that means nothing as it is written
     ├── EncodeError              a value that cannot be stored as JSON
     ├── PayloadTooLargeError     a message or result beyond the broker's limit
     ├── SendError                a task that could not be sent
     ├── QueueNotFound            a call for a queue that nobody named, where no others may be made
     ├── DuplicateCallError       a unique task that waits or runs already
+    ├── CommitNotYoursError      a task with `once` commits its session by itself
     ├── CommitTimeoutError       a commit that did not end in time: nobody knows whether it happened
     ├── NotRegistered            the outcome of a task that no worker has registered for too long
     ├── WorkerLostError          the outcome of a task whose process died, or whose workers did again and again
@@ -18,6 +20,7 @@
     ├── TimeLimitExceeded        the outcome of a task that took longer than its hard limit
     ├── ResultTimeoutError       a result did not come in time
     ├── PoolTooLargeError        the pools of all workers are more than the database allows
+    ├── TablesMissingError       a call that joins a transaction, of a database without celeriq's tables
     ├── SessionsMissingError     a session was asked for, but nobody said where sessions come from
     └── UnsupportedOptionError   an inherited broker option whose meaning would lose or double work
 
@@ -51,6 +54,10 @@ class UnsupportedOptionError(CeleriqError, ValueError):
     """A broker option of Taskiq's that celeriq refuses, with the reason."""
 
 
+class ScheduleError(CeleriqError, ValueError):
+    """A schedule, or an entry of a table of them, that means nothing as it is written; it says the remedy (BEAT-04)."""
+
+
 class EncodeError(CeleriqError, TypeError):
     """A value that JSON cannot hold (ST-12)."""
 
@@ -66,6 +73,8 @@ class SendError(CeleriqError, SendTaskError):
     reason: str
     unsent: tuple[int, ...] = ()
     """Of many calls: the positions of those that were not sent."""
+    refused: bool = False
+    """Whether Redis will not take it, however often it is asked: the key of the queue holds something else."""
 
 
 class QueueNotFound(CeleriqError, KeyError):  # noqa: N818 - Celery's name
@@ -79,6 +88,10 @@ class DuplicateCallError(CeleriqError):
     """A unique task was called while a call with the same key waits or runs; `first` is that one's id."""
 
     first: str = ""
+
+
+class CommitNotYoursError(CeleriqError, RuntimeError):
+    """A task with `once=True` calls `session.commit()`, or begins a transaction: celeriq commits it, once."""
 
 
 class CommitTimeoutError(CeleriqError):
@@ -124,6 +137,10 @@ class TimeLimitExceeded(CeleriqError):  # noqa: N818 - Celery's name
 
 class ResultTimeoutError(CeleriqError, TimeoutError):
     """The result did not come in time; the task goes on (ERR-02)."""
+
+
+class TablesMissingError(CeleriqError, RuntimeError):
+    """A call joins a transaction, or a task has `once`, where celeriq's tables are missing: see `celeriq.schema`."""
 
 
 class SessionsMissingError(CeleriqError, RuntimeError):

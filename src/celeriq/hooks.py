@@ -15,10 +15,12 @@ from taskiq.abc.middleware import TaskiqMiddleware
 from celeriq.options import DeclaredOptions, Options, names_of
 
 if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
     from celeriq.attempt import Attempt
     from celeriq.definition import Definition
     from celeriq.envelope import Envelope
-    from celeriq.outcome import Outcome
+    from celeriq.outcome import Outcome, Succeeded
 
 
 class Middleware(TaskiqMiddleware):
@@ -42,7 +44,7 @@ class Middleware(TaskiqMiddleware):
     async def publishing(self, envelope: Envelope) -> None:
         """A call is about to be sent; its headers may still be changed."""
 
-    async def send(self, envelope: Envelope, task: Definition, at: float | None) -> str:
+    async def send(self, envelope: Envelope, task: Definition) -> str:
         """Send a call of a task that it concerns, in place of the broker; the id of the call that stands for it."""
         raise NotImplementedError
 
@@ -62,7 +64,15 @@ class Middleware(TaskiqMiddleware):
         """The body, inside of something; awaited exactly once."""
         raise NotImplementedError
 
-    def decide(self, attempt: Attempt, error: BaseException) -> Outcome | None:
+    def opened(self, attempt: Attempt, session: AsyncSession) -> None:
+        """The attempt's session was made."""
+
+    async def committing(self, attempt: Attempt, value: Any) -> Succeeded | None:
+        """The body has returned `value`, which can be stored, and nothing is committed yet; an outcome rolls back, and
+        is the attempt's.
+        """
+
+    def decide(self, attempt: Attempt, error: BaseException) -> Awaitable[Outcome | None] | Outcome | None:
         """What an exception makes of the attempt; None leaves it to the next one, and at last it has failed."""
 
     def settling(self, attempt: Attempt) -> None:
@@ -84,7 +94,9 @@ class Hooks:
     before: tuple[Callable[[Attempt], Awaitable[Outcome | None] | Outcome | None], ...] = ()
     call: tuple[Callable[[Attempt, Definition, tuple[Any, ...], dict[str, Any]], Awaitable[Any]], ...] = ()
     around: tuple[Callable[[Attempt, Awaitable[Any]], Awaitable[Any]], ...] = ()
-    decide: tuple[Callable[[Attempt, BaseException], Outcome | None], ...] = ()
+    opened: tuple[Callable[[Attempt, AsyncSession], None], ...] = ()
+    committing: tuple[Callable[[Attempt, Any], Awaitable[Succeeded | None]], ...] = ()
+    decide: tuple[Callable[[Attempt, BaseException], Awaitable[Outcome | None] | Outcome | None], ...] = ()
     settling: tuple[Callable[[Attempt], None], ...] = ()
     after: tuple[Callable[[Attempt], Awaitable[None] | None], ...] = ()
     """`after` of all, then `last` of all."""
@@ -104,6 +116,8 @@ def hooks_of(middlewares: Iterable[TaskiqMiddleware], options: Options) -> Hooks
         before=named("before"),
         call=named("call"),
         around=named("around")[::-1],
+        opened=named("opened"),
+        committing=named("committing"),
         decide=named("decide"),
         settling=named("settling"),
         after=after,

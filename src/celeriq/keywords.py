@@ -11,6 +11,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
     from celeriq.backoff import RetryPolicy
     from celeriq.bound_task import BoundTask
     from celeriq.canvas import Call
@@ -53,6 +55,7 @@ class TaskKeywords(PerCall, total=False):
     retry_jitter: bool
     retry_policies: Mapping[type[Exception], RetryPolicy]
     store_errors_even_if_ignored: bool
+    once: bool
     unique: Literal["skip", "replace", "raise"] | None
     unique_key: str | Callable[..., object] | None
     unique_period: float
@@ -83,3 +86,4 @@ class CallKeywords(PerCall, total=False):
     kwargsrepr: str | None
     root_id: str | None
     parent_id: str | None
+    session: AsyncSession | None

@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 
 from celeriq import signals
 from celeriq.cli import CANNOT_START, WorkerOptions, read_worker_options
-from celeriq.errors import PoolTooLargeError
+from celeriq.errors import PoolTooLargeError, TaskDefinitionError
 from celeriq.receiver import Receiver
 from celeriq.redis.pools import Family
 from celeriq.redis.streams import RedisBroker
@@ -43,19 +43,20 @@ def main() -> int:
         broker = load(options)
         asyncio.run(set_up_log(options.log_level))
     except CannotStartError as error:
-        return _cannot_start(error)
+        return refuse(error)
     try:
         with asyncio.Runner(loop_factory=fastest_loop()) as runner:
             return runner.run(serve(broker, options))
-    except PoolTooLargeError as error:
-        return _cannot_start(error)
+    except (TaskDefinitionError, PoolTooLargeError) as error:
+        # Of what is injected, which is known only when the application has started.
+        return refuse(error)
     except (RedisError, OSError) as error:
         # No traceback: it is tried again, and where it comes from is no secret.
         logger.error("cannot run without its servers: %s", error)  # noqa: TRY400
         return 1
 
 
-def _cannot_start(error: Exception) -> int:
+def refuse(error: Exception) -> int:
     print(f"celeriq worker cannot start: {error}", file=sys.stderr)  # noqa: T201
     return CANNOT_START
 

@@ -27,18 +27,20 @@ OpenSessions = Callable[[PoolAdvice], AbstractAsyncContextManager[Sessions]]
 @asynccontextmanager
 async def transaction(
     sessions: Callable[[], AsyncSession],
+    before_commit: Callable[[], None] = lambda: None,
     on_commit: Callable[[], None] = lambda: None,
     commit_timeout: float | None = None,
 ) -> AsyncGenerator[AsyncSession]:
     """A session that commits at a good end, rolls back otherwise, and gives its connection back in any case.
 
     The connection is taken at the first statement. A commit that takes longer than `commit_timeout` seconds raises
-    `CommitTimeoutError`. `on_commit` is called when the commit has succeeded, before
-    anything else can fail.
+    `CommitTimeoutError`. `before_commit` is called when nothing can stop it any more, `on_commit` when it has
+    succeeded, before anything else can fail.
     """
     session = sessions()
     try:
         yield session
+        before_commit()
         try:
             await uninterrupted(_within(commit_timeout, session.commit()))
         except TimeoutError as error:
@@ -51,13 +53,26 @@ async def transaction(
         await uninterrupted(session.close())
 
 
-async def open_task_session() -> AsyncIterator[AsyncSession]:
-    attempt = Attempt.current()
+@asynccontextmanager
+async def task_transaction(attempt: Attempt) -> AsyncGenerator[AsyncSession]:
+    """The `transaction` of an attempt."""
+
+    def begun() -> None:
+        attempt.commit_begun = True
 
     def committed() -> None:
         attempt.committed = True
 
-    async with transaction(attempt.open_session, committed, attempt.engine.commit_timeout) as session:
+    async with transaction(attempt.open_session, begun, committed, attempt.engine.commit_timeout) as session:
+        yield session
+
+
+async def open_task_session() -> AsyncIterator[AsyncSession]:
+    attempt = Attempt.current()
+    async with task_transaction(attempt) as session:
+        attempt.session = session
+        for opened in attempt.hooks.opened:
+            opened(attempt, session)
         yield session
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Coroutine, Iterable, Mapping, Sequence
 from types import CoroutineType
 from typing import Any, Generic, ParamSpec, TypeVar, Unpack, cast, overload
 
+from sqlalchemy.ext.asyncio import AsyncSession
 from taskiq.abc.broker import AsyncBroker
 from taskiq.decor import AsyncTaskiqDecoratedTask
 
@@ -18,6 +19,7 @@ from celeriq.canvas import Signature
 from celeriq.definition import Definition
 from celeriq.dependencies import GraphCache, depends_on
 from celeriq.errors import TaskDefinitionError
+from celeriq.injectable import check_injectable
 from celeriq.keywords import CallKeywords
 from celeriq.options import Options, TaskOptions
 from celeriq.result import AsyncResult
@@ -136,13 +138,39 @@ class Task(AsyncTaskiqDecoratedTask[P, R], Generic[P, R]):
             raise TypeError(f"kwargs of task {self.task_name!r} are {kwargs!r}; they must be a mapping")
         return await self.s(*args, **(kwargs or {})).apply_async(**options)
 
-    async def kiq_many(self, calls: Iterable[Arguments]) -> list[AsyncResult[Any]]:
-        """Send thousands of calls in few round trips: `await add.kiq_many([(1, 2), {"x": 3, "y": 4}])`.
+    @overload
+    async def delay_on_commit(
+        self: Task[P, CoroutineType[Any, Any, T]], session: AsyncSession, /, *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncResult[T]: ...
+
+    @overload
+    async def delay_on_commit(
+        self: Task[P, Coroutine[Any, Any, T]], session: AsyncSession, /, *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncResult[T]: ...
+
+    @overload
+    async def delay_on_commit(
+        self: Task[P, R], session: AsyncSession, /, *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncResult[R]: ...
+
+    async def delay_on_commit(self, session: AsyncSession, /, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Write the call into the outbox, in the transaction of `session`: it is sent when that is committed, and never
+        if it is rolled back (DEF-15). The same as `apply_async(args, kwargs, session=session)`.
+
+        Raises what `kiq` raises, and `TablesMissingError` if the database has no table for it.
+        """
+        return await self.s(*args, **kwargs).apply_async(session=session)
+
+    async def kiq_many(
+        self, calls: Iterable[Arguments], *, session: AsyncSession | None = None
+    ) -> list[AsyncResult[Any]]:
+        """Send thousands of calls in few round trips: `await add.kiq_many([(1, 2), {"x": 3, "y": 4}])`; with a
+        `session`, when that is committed.
 
         Raises `TypeError` for arguments that do not fit, before anything is sent, and `SendError` if some calls were
         not sent; its `unsent` has their positions.
         """
-        return await kiq_many(self, calls)
+        return await kiq_many(self, calls, session)
 
     def s(self, *args: Any, **kwargs: Any) -> Signature[R]:
         """The call, not yet made; as a later step it gets the result of the one before as its first argument."""
@@ -190,7 +218,17 @@ def check(task: Definition) -> None:
                 f"task {task.name!r}: {parameter.name!r} is injected and needs a default, so that callers may "
                 f"leave it out: write `{parameter.name}: ... = injected`"
             )
-    if not inspect.iscoroutinefunction(function) and uses_session(task.graphs.for_overrides({})):
+    _refuse_session_in_thread(task, {})
+
+
+def check_injection(task: Definition, overrides: Mapping[Any, Any], given: Container[Any]) -> None:
+    """The same for what is injected, when it is known what stands for what: at the start of a worker."""
+    _refuse_session_in_thread(task, overrides)
+    check_injectable(task.name, task.graphs.for_overrides(overrides), given)
+
+
+def _refuse_session_in_thread(task: Definition, overrides: Mapping[Any, Any]) -> None:
+    if not task.is_async and uses_session(task.graphs.for_overrides(overrides)):
         raise TaskDefinitionError(
             f"task {task.name!r}: a `def` task runs in a thread, where an AsyncSession cannot be used: "
             "write `async def`"

@@ -311,8 +311,8 @@ async def test_the_api_stops_though_a_client_follows_a_task(outside: Outside) ->
         await outside.wait_until_healthy("api", api)
         async with outside.client() as client:
             waiting = (await client.post("/articles/pipeline")).json()["task_id"]
-            async with client.stream("GET", f"/tasks/{waiting}/progress") as followed:
-                assert "pending" in await anext(followed.aiter_lines())
+            async with client.stream("GET", f"/tasks/{waiting}/events") as followed:
+                assert "PENDING" in await anext(followed.aiter_lines())
                 assert stop(api) in {0, -signal.SIGTERM}
 
 

@@ -15,7 +15,7 @@ from celeriq.redis.keys import Keys
 from celeriq.supervisor import CANNOT_START
 from tests.acceptance.conftest import Start
 from tests.acceptance.observing import child, finished, listens, send, started
-from tests.processes import Process
+from tests.processes import ENGINE_WORKERS, Process
 from tests.waiting import wait_for
 
 ENGINE = ("celeriq", "worker", "tests.engine:broker")
@@ -74,6 +74,41 @@ async def test_a_task_module_that_does_not_import_ends_the_worker_before_it_take
     assert told in refused.output()
     assert "nothing_of_this_name" in refused.output() or module == "missing"
     assert refused.stop() == CANNOT_START
+    assert await sender._client.xlen(sender.keys.queue("default")) == 1
+
+
+READS_A_HEADER = """
+from typing import Annotated
+from fastapi import Depends, Header
+from celeriq import injected
+from tests.engine import broker
+
+def signature(x_signature: Annotated[str, Header()]) -> str:
+    return x_signature
+
+@broker.task(name="signed")
+async def signed(_: Annotated[str, Depends(signature)] = injected) -> None: ...
+"""
+
+
+@pytest.mark.parametrize("command", ENGINE_WORKERS.values(), ids=ENGINE_WORKERS)
+async def test_a_task_that_needs_a_request_ends_the_worker_before_it_takes_anything(
+    sender: RedisBroker, start: Start, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """Taskiq's says so with a traceback, and is tried again."""
+    (tmp_path / "signing.py").write_text(READS_A_HEADER)
+    await send(sender, "run", "a")
+    refused = start((*command[:3], "signing", *command[3:]), PYTHONPATH=str(tmp_path))
+    told = "task 'signed': its dependency signing.signature reads 'x_signature' from the request (Header)"
+    await wait_for(lambda: told in refused.output(), within=60)
+    if command[0] == "celeriq":
+        await wait_for(lambda: not refused.running)
+        assert f"celeriq worker cannot start: {told}" in refused.output()
+        assert "Traceback" not in refused.output()
+        assert refused.stop() == CANNOT_START
+    else:
+        assert "TaskDefinitionError" in refused.output()
+        refused.kill()
     assert await sender._client.xlen(sender.keys.queue("default")) == 1
 
 

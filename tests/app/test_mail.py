@@ -84,7 +84,9 @@ async def test_a_service_that_fails_is_asked_again_under_the_same_key(
 async def test_what_the_service_refuses_fails_at_once(service: MailService, client: AsyncClient) -> None:
     service.answers = [422]
     view = await ended(client, (await send_welcome.kiq(await new_user(client))).id)
-    assert str(view["error"]).startswith("MailRefusedError: refused with 422")
+    error: Any = view["error"]
+    assert error["type"] == "MailRefusedError"
+    assert error["message"].startswith("refused with 422")
     assert len(service.asked) == 1
     assert await circuit("failures") is None
 

@@ -51,7 +51,8 @@ async def test_activation_is_retried_after_a_minute_three_times(client: AsyncCli
     seconds, _ = await redis.time()
     assert 55 < due / 1000 - seconds <= 61
     view = (await client.get(f"/tasks/{sent.task_id}")).json()
-    assert (view["state"], view["error"]) == ("RETRY", "UnknownUserError: there is no user 4711")
+    assert view["state"] == "RETRY"
+    assert view["error"] == {"type": "UnknownUserError", "message": "there is no user 4711"}
 
 
 async def test_the_pipeline_publishes_what_is_pending(client: AsyncClient) -> None:

@@ -1,7 +1,7 @@
 """`python -m tests.conformance`: Celery plays twice, celeriq once, and what they did is compared.
 
 `celery`, `celeriq`, `report` or `page` (the tables of docs/leaving-celery.md) as an argument does one of these; `--only` picks scenarios by parts of names, or by rows.
-What Celery did is kept in `celery.json`, if it did the same twice; the tests compare celeriq with that.
+`crontabs` records the next moments of Celery's crontabs. What Celery did is kept in `celery.json`, if it did the same twice; the tests compare celeriq with that.
 """
 
 from __future__ import annotations
@@ -119,6 +119,13 @@ def _keep(versions: dict[str, str], observations: dict[str, Any], only: str) -> 
     RECORDING.write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
 
 
+def record_crontabs() -> None:
+    """They need neither a worker nor a Valkey, and no clock: it is the same each time."""
+    command = [str(environment.python()), "-m", "tests.conformance.crontabs"]
+    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+    subprocess.run(command, cwd=ROOT, env={**kept, "PYTHONPATH": OURS}, check=True)
+
+
 def compare(only: str) -> int:
     """Whether celeriq does what Celery did, or differs on purpose."""
     given = played_by("celeriq", only)["observations"]
@@ -141,13 +148,19 @@ def tell(*told: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=__doc__)
     parser.add_argument(
-        "what", nargs="?", choices=["celery", "celeriq", "report", "page"], help="all of it if left out"
+        "what",
+        nargs="?",
+        choices=["celery", "celeriq", "crontabs", "report", "page"],
+        help="what Celery does, and celeriq, if left out",
     )
     parser.add_argument("--only", default="", help="parts of names, or rows, separated by commas")
     parser.add_argument("--once", action="store_true", help="Celery plays once, and nothing is kept")
     options = parser.parse_args()
     if options.what == "report":
         tell(*lines(_played()))
+        return 0
+    if options.what == "crontabs":
+        record_crontabs()
         return 0
     if options.what == "page":
         PAGE.write_text(written(PAGE.read_text()))

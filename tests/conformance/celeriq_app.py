@@ -20,6 +20,7 @@ from uuid import uuid4
 
 import redis as blocking_redis
 from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import AsyncSession
 from taskiq import TaskiqEvents, TaskiqState
 from taskiq.result_backends.dummy import DummyResultBackend
 
@@ -33,7 +34,7 @@ from celeriq.middleware.rate_limits import per_second
 from celeriq.redis.keys import GROUP
 from celeriq.remote import Remote
 from celeriq.signals import Signal
-from tests.conformance import scenario
+from tests.conformance import database, scenario
 from tests.conformance.rows import load_scenarios
 from tests.conformance.scenario import PATIENCE, TASKS, Body, Call, Canvas, NotThereYetError, Task
 from tests.conformance.worker import (
@@ -485,6 +486,15 @@ class CeleriqApp:
             made = make_broker(f"redis://127.0.0.1:{held.getsockname()[1]}/0")
             async with playing(CeleriqApp(made, define_all(made))) as player:
                 yield player
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[AsyncSession]:
+        await self.broker.with_sessions(database.open_sessions).startup()
+        async with self.broker.sessions.begin() as session:
+            yield session
+
+    async def delay_on_commit(self, task: Task, transaction: AsyncSession, *args: Any) -> Any:
+        return await self.task(task.name).delay_on_commit(transaction, *args)
 
     def blank(self, main: str | None = None) -> CeleriqBlank:
         return CeleriqBlank(main)

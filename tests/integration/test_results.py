@@ -170,3 +170,15 @@ async def test_whoever_gives_up_at_any_moment_may_wait_again(make_broker: MakeBr
         assert (await waiting).result == number
         await results.forget("t")
         await results.shutdown()
+
+
+async def test_whoever_gives_up_while_redis_is_away_is_told_that_the_time_is_over(valkey: Valkey) -> None:
+    """And not that nobody could unsubscribe."""
+    results: RedisResults[Any] = RedisResults(valkey.url)
+    waiting = asyncio.create_task(results.wait("t", timeout=1))
+    await wait_for(lambda: any(told._getters for watching in results._watch._watchers.values() for told in watching))  # type: ignore[attr-defined]
+    await asyncio.to_thread(valkey.stop)
+    with pytest.raises(TimeoutError):
+        await waiting
+    assert not results._watch._watchers
+    await results.shutdown()

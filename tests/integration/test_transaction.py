@@ -152,7 +152,8 @@ async def test_a_task_that_never_asks_the_database_takes_no_connection(broker: R
         result = await (await idle.kiq()).wait_result(check_interval=0.01, timeout=20)
         assert result.return_value is False
         others = "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
-        assert await databases.value_of(database_url, others) == 0
+        # The one with which the outbox is looked at.
+        assert await databases.value_of(database_url, others) == 1
 
 
 async def test_a_stopped_worker_rolls_back_and_another_runs_the_task(

@@ -23,8 +23,12 @@ class Engine:
         self.max_payload = 1024
         self.commit_timeout = 60.0
         self.threads: Executor | None = None
+        self.namespace = "tests"
 
     def new_session(self) -> AsyncSession:
+        raise NotImplementedError
+
+    async def write_outgoing(self, attempt: Attempt, session: AsyncSession) -> None:
         raise NotImplementedError
 
     async def store(self, stored: Record, attempt: Attempt | None) -> None:

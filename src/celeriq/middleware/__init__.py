@@ -10,6 +10,7 @@ from celeriq.middleware.early_ends import EarlyEnds
 from celeriq.middleware.error_callbacks import ErrorCallbacks
 from celeriq.middleware.expiry import Expiry
 from celeriq.middleware.handlers import Handlers
+from celeriq.middleware.once import Once
 from celeriq.middleware.process_pool import ProcessPool
 from celeriq.middleware.rate_limits import RateLimits
 from celeriq.middleware.results import Results
@@ -30,6 +31,7 @@ __all__ = [
     "Expiry",
     "Handlers",
     "Middleware",
+    "Once",
     "ProcessPool",
     "RateLimits",
     "Results",
@@ -59,6 +61,7 @@ STANDARD: tuple[type[Middleware], ...] = (
     ProcessPool,
     TimeLimits,
     ErrorCallbacks,
+    Once,
     EarlyEnds,
     Acknowledgement,
     Retries,

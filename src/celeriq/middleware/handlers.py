@@ -60,8 +60,10 @@ class Handlers(Middleware):
 
 
 def _is_lost(attempt: Attempt) -> bool:
-    """Whether it failed because its worker died: nobody asks the task then (ACK-04)."""
-    return isinstance(attempt.outcome, Failed) and isinstance(attempt.outcome.error, WorkerLostError)
+    """Whether nobody asks the task: it failed because its worker died (ACK-04), or another attempt has done it all."""
+    return attempt.repeated or (
+        isinstance(attempt.outcome, Failed) and isinstance(attempt.outcome.error, WorkerLostError)
+    )
 
 
 def _task(attempt: Attempt) -> Any:

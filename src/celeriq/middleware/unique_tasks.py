@@ -73,10 +73,10 @@ class UniqueTasks(Middleware):
         mine = task.options[UniqueOptions]
         check_key(task, "unique_key", mine.unique_key, "unique", mine.unique)
 
-    async def send(self, envelope: Envelope, task: Definition, at: float | None) -> str:
+    async def send(self, envelope: Envelope, task: Definition) -> str:
         mode = task.options[UniqueOptions].unique
         envelope.claim = _waiting(_claim(task, _as_it_arrives(envelope)), envelope)
-        first = await sending(self.broker).send_unique(envelope, envelope.claim, replace=mode == "replace", at=at)
+        first = await sending(self.broker).send_unique(envelope, envelope.claim, replace=mode == "replace")
         # What would follow it were never sent, if the first one stood for it.
         if first != envelope.id and (mode == "raise" or envelope.chain or envelope.link):
             raise _duplicate(task, envelope.claim, first)

@@ -28,8 +28,9 @@ class Addresses:
         self._max_payload = max_payload
         self._only = only
 
-    def parcel(self, message: Envelope, at: float | None = None) -> Parcel:
+    def parcel(self, message: Envelope) -> Parcel:
         """The message, addressed and encoded; raises `SendError` for one that cannot be sent."""
+        at = None if message.delay else message.eta
         try:
             self._address_all(message)
             encoded = envelope.encode(message, self._max_payload)

@@ -4,7 +4,8 @@
 -- ARGV  1 group  2 consumer  3 free slots  4 whether a suspect may be among them  5 how many streams a queue has
 --       6 … the names of the queues
 -- Answers with the milliseconds until the next delayed message, -1 if there is none, the numbers of the paused queues,
--- the entries, and the counter; of each entry: key number of the stream, entry id, message, crashes.
+-- the entries, and the counter; of each entry: key number of the stream, entry id, message, crashes, 1 if another
+-- worker has held it before.
 local group, consumer, free, suspects, steps = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1', tonumber(ARGV[5])
 local DUE_PER_FETCH, LOOK_AT = 500, 100
 local time = redis.call('TIME')
@@ -21,10 +22,10 @@ local function field(fields)
   return ''
 end
 
-local function take(key, entry, crashes)
+local function take(key, entry, crashes, again)
   -- A message deleted behind the group's back has no fields any more.
   if entry and entry[2] then
-    taken[#taken + 1] = {key, entry[1], field(entry[2]), crashes}
+    taken[#taken + 1] = {key, entry[1], field(entry[2]), crashes, again}
   end
 end
 
@@ -55,7 +56,7 @@ local function take_released(key)
       from = '(' .. pending[1]
       local crashes = tonumber(redis.call('HGET', KEYS[1], stream .. '/' .. pending[1]) or '0')
       if crashes == 0 or suspects then
-        take(key, redis.call('XCLAIM', stream, group, consumer, 0, pending[1])[1], crashes)
+        take(key, redis.call('XCLAIM', stream, group, consumer, 0, pending[1])[1], crashes, 1)
         if crashes > 0 then suspects = false end
       end
     end
@@ -67,7 +68,7 @@ local function take_new(key)
   if free <= #taken then return end
   local fetched = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', free - #taken,
     'STREAMS', KEYS[key], '>')
-  for _, entry in ipairs(fetched and fetched[1][2] or {}) do take(key, entry, 0) end
+  for _, entry in ipairs(fetched and fetched[1][2] or {}) do take(key, entry, 0, 0) end
 end
 
 for queue = 1, #ARGV - 5 do

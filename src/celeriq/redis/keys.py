@@ -119,6 +119,10 @@ class Keys:
     def group(self, group_id: str) -> str:
         return f"{{{self.namespace}}}:group:{group_id}"
 
+    @property
+    def sent(self) -> str:
+        return f"{{{self.namespace}}}:sent"
+
     def sender(self, name: str) -> str:
         return f"{{{self.namespace}}}:sender:{name}"
 

@@ -160,13 +160,13 @@ class Queues:
         arguments: list[Any] = [GROUP, self.worker, free, int(not suspects_run), len(PRIORITY_STEPS), *names]
         answer = await self._scripts.fetch(keys=keys, args=arguments)
         next_due, paused, taken, changes = cast(
-            "tuple[int, list[int], list[tuple[int, bytes, bytes, int]], int]", answer
+            "tuple[int, list[int], list[tuple[int, bytes, bytes, int, int]], int]", answer
         )
         open_queues = [queue for number, queue in enumerate(names, start=1) if number not in paused]
         return (
             LONGEST if next_due < 0 else min(LONGEST, next_due / 1000),
             [self._keys.queue(queue, step) for step in PRIORITY_STEPS for queue in open_queues],
-            [self._delivery(keys[key - 1], entry_id, data, crashes) for key, entry_id, data, crashes in taken],
+            [self._delivery(keys[key - 1], entry_id, data, *before) for key, entry_id, data, *before in taken],
             changes,
         )
 
@@ -179,8 +179,9 @@ class Queues:
             for entry_id, fields in entries
         ]
 
-    def _delivery(self, stream: str, entry_id: bytes, data: bytes, crashes: int = 0) -> Delivery:
+    def _delivery(self, stream: str, entry_id: bytes, data: bytes, crashes: int = 0, again: int = 0) -> Delivery:
         delivery = Delivery(data)
+        delivery.again = bool(again)
         delivery.stream, delivery.entry_id, delivery.worker, delivery.crashes = stream, entry_id, self.worker, crashes
         delivery.queue, delivery.priority = self._keys.queue_of(stream)
         return delivery

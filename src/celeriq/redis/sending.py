@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -22,8 +21,8 @@ T = TypeVar("T")
 RETRIES = (0.0, 0.2, 0.4)
 """Seconds before each further try, as Celery publishes (CALL-07)."""
 
-KEEP_BATCH_NUMBER = 3_600_000
-"""Milliseconds after which a sender's last batch is forgotten: longer than any of its tries."""
+REMEMBER_SENT = 3_600_000
+"""Milliseconds after which a sender's last batch, and a send id, is forgotten: longer than any of its tries."""
 
 
 class Parcel(msgspec.Struct, frozen=True):
@@ -36,6 +35,8 @@ class Parcel(msgspec.Struct, frozen=True):
     """Seconds from now, by the clock of Redis."""
     at: float | None = None
     """Or seconds since 1970."""
+    send_id: str = ""
+    """What tells it from others, if somebody else may send it as well: Redis takes it once."""
 
     @property
     def delayed(self) -> bool:
@@ -58,14 +59,17 @@ class Parcel(msgspec.Struct, frozen=True):
 
 async def again_and_again(send: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """The answer, as soon as Redis gives one; raises `SendError` when it has been asked often enough."""
-    for pause in RETRIES:
-        with suppress(RedisError, OSError):
+    for pause in (*RETRIES, None):
+        try:
             return await send()
-        await asyncio.sleep(pause)
-    try:
-        return await send()
-    except (RedisError, OSError) as error:
-        raise SendError(reason=_remedy(error)) from error
+        except (RedisError, OSError) as error:
+            if "WRONGTYPE" in str(error):
+                # Its script has written what comes before that, and is not asked again.
+                raise SendError(reason=f"Redis refused it: {error}", refused=True) from error
+            if pause is None:
+                raise SendError(reason=_remedy(error)) from error
+            await asyncio.sleep(pause)
+    raise AssertionError("unreachable")
 
 
 class Sender:
@@ -101,11 +105,11 @@ class Sender:
 
     def _batch(self, parcels: Sequence[Parcel]) -> tuple[list[str], list[Any]]:
         numbers: dict[str, int] = {}
-        arguments: list[Any] = [self._number, KEEP_BATCH_NUMBER]
+        arguments: list[Any] = [self._number, REMEMBER_SENT]
         for parcel in parcels:
             key = parcel.key(self._keys)
-            arguments += (numbers.setdefault(key, len(numbers) + 1), parcel.when, parcel.data)
-        return [self._keys.sender(self._own_name()), self._keys.wake, *numbers], arguments
+            arguments += (numbers.setdefault(key, len(numbers) + 1), parcel.when, parcel.send_id, parcel.data)
+        return [self._keys.sender(self._own_name()), self._keys.wake, self._keys.sent, *numbers], arguments
 
     def _own_name(self) -> str:
         """New in every process: a worker's children are copies of the one that imported the broker."""

@@ -18,7 +18,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, 
 from redis.asyncio import ConnectionPool, Redis
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncSession
-from taskiq import AckableMessage, AsyncResultBackend, BrokerMessage, TaskiqMiddleware
+from taskiq import AckableMessage, AsyncResultBackend, BrokerMessage, Context, TaskiqMiddleware, TaskiqState
 from taskiq_redis import RedisStreamBroker
 
 from celeriq import envelope, shared, signals
@@ -45,6 +45,7 @@ from celeriq.redis.keys import GROUP, Keys
 from celeriq.redis.listeners import Listeners
 from celeriq.redis.pools import Family, Fitting, published_pools
 from celeriq.redis.queues import Queues
+from celeriq.redis.relay import LOOK_AGAIN, Relay
 from celeriq.redis.results import DAY, RedisResults, patient
 from celeriq.redis.scripts import Scripts
 from celeriq.redis.sending import Sender, again_and_again
@@ -57,7 +58,7 @@ from celeriq.result import AsyncResult
 from celeriq.routing import Routes
 from celeriq.said_elsewhere import SaidElsewhere
 from celeriq.session import OpenSessions, Sessions
-from celeriq.task import Task
+from celeriq.task import Task, check_injection
 
 logger = logging.getLogger(__name__)
 
@@ -209,6 +210,7 @@ class RedisBroker(RedisStreamBroker):
         self.formatter = EnvelopeFormatter(self.max_payload, self.attempts.begin)
         self._sender = Sender(self.keys, self._scripts)
         self._listeners = Listeners(self.keys, self._scripts)
+        self._outbox = Relay(self.keys, Sender(self.keys, self._scripts), self._client, self.new_session)
         self._claims = Claims(self.keys, self._scripts)
         self._circuits = Circuits(self.keys, self._scripts)
         if isinstance(self.result_backend, RedisResults):
@@ -366,10 +368,20 @@ class RedisBroker(RedisStreamBroker):
                 await self._fit_pools(worker)
             await super().startup()
             if worker is not None:
+                self._check_injection()
                 await self._start_worker(worker)
+            if self._databases:
+                self._outbox.begin(LOOK_AGAIN if self.is_worker_process else None)
         except BaseException:
             await self._give_up_starting()
             raise
+
+    def _check_injection(self) -> None:
+        """By now the application has started, and has said what stands for what."""
+        given = {*self._dependency_context, Context, TaskiqState}
+        for task in list(self.local_task_registry.values()):
+            if isinstance(task, Task):
+                check_injection(task.definition, self.dependency_overrides, given)
 
     def _new_worker(self) -> Worker:
         return Worker(
@@ -450,6 +462,7 @@ class RedisBroker(RedisStreamBroker):
         if self.threads is not None:
             self.threads.shutdown(wait=False)
             self.threads = None
+        await self._outbox.end()
         await self._sleep.close()
         await self._watch.close()
         await self._scripts.close()
@@ -477,12 +490,14 @@ class RedisBroker(RedisStreamBroker):
             read.group, read.group_index, read.chord = before.group, before.group_index, before.chord
         await self.send(read)
 
-    async def send(self, envelope: Envelope, *, at: float | None = None) -> None:
-        """Send a message, `at` seconds since 1970 or after the delay that it bears.
+    async def send(self, envelope: Envelope, *, session: AsyncSession | None = None) -> None:
+        """Send a message, or write it into the outbox of `session`, in which a task with `once` writes all of its own.
 
         Raises `SendError` with the reason; messages that are sent at the same moment share a round trip.
         """
-        parcel = self._addresses.parcel(envelope, at)
+        parcel = self._addresses.parcel(envelope)
+        if await self._outbox.takes([(envelope.id, parcel)], session):
+            return
         await self._listeners.look(parcel.queue)
         try:
             await self._sender.send(parcel)
@@ -509,22 +524,27 @@ class RedisBroker(RedisStreamBroker):
         unchecked = Remote(self, name, known.kicker() if known else None, known.per_call if known else ())
         return await Signature(task=unchecked, args=tuple(args), kwargs=kwargs or {}).apply_async(**options)
 
-    async def send_many(self, envelopes: Sequence[Envelope]) -> list[Exception | None]:
-        """What became of each: None, or the `SendError`."""
+    async def send_many(
+        self, envelopes: Sequence[Envelope], *, session: AsyncSession | None = None
+    ) -> list[Exception | None]:
+        """`send` of each: None, or the `SendError`."""
         try:
-            parcels = [self._addresses.parcel(one, None if one.delay else one.eta) for one in envelopes]
+            parcels = [self._addresses.parcel(one) for one in envelopes]
         except SendError as error:
             return [error] * len(envelopes)
+        ids = [one.id for one in envelopes]
+        if await self._outbox.takes(list(zip(ids, parcels, strict=True)), session):
+            return [None] * len(envelopes)
         for queue in {parcel.queue for parcel in parcels}:
             await self._listeners.look(queue)
         return await self._sender.send_all(parcels)
 
-    async def send_unique(self, envelope: Envelope, claim: Claim, *, replace: bool, at: float | None = None) -> str:
+    async def send_unique(self, envelope: Envelope, claim: Claim, *, replace: bool) -> str:
         """Send it unless another call has its key; the id of the one that has it.
 
         With `replace` it takes the place of the other one. Raises `SendError`.
         """
-        parcel = self._addresses.parcel(envelope, at)
+        parcel = self._addresses.parcel(envelope)
         return await again_and_again(lambda: self._claims.take(envelope, claim, replace=replace, parcel=parcel))
 
     async def _declare_consumer_group(self) -> None:
@@ -693,6 +713,14 @@ class RedisBroker(RedisStreamBroker):
 
     def new_session(self, database: str | None = None) -> AsyncSession:
         return self.sessions_of(database)()
+
+    @property
+    def namespace(self) -> str:
+        return self.keys.namespace
+
+    async def write_outgoing(self, attempt: Attempt, session: AsyncSession) -> None:
+        """What the attempt has sent joins its transaction."""
+        await self._outbox.write(session, attempt.outgoing or ())
 
     async def store(self, stored: Record, attempt: Attempt | None) -> None:
         results = self.result_backend

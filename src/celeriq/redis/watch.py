@@ -45,7 +45,14 @@ class Watch:
         finally:
             self._watchers[channel].discard(told)
             if not self._watchers[channel]:
-                await self._to_its_end(self._unsubscribe(channel))
+                await self._leave(channel)
+
+    async def _leave(self, channel: str) -> None:
+        """Whoever leaves has no use for an error, and a Redis that is away tells nobody anything."""
+        try:
+            await self._to_its_end(self._unsubscribe(channel))
+        except (RedisError, OSError) as error:
+            logger.debug("not unsubscribed: %s", error)
 
     async def _to_its_end(self, command: Coroutine[Any, Any, None]) -> None:
         """Whoever waits may give up at any moment: a connection that is left in the middle of a command, or while it

@@ -1,0 +1,71 @@
+"""celeriq's tables, version by version, for the application's own migrations.
+
+    def upgrade() -> None:
+        celeriq.schema.upgrade(op, version=1)
+
+What stands here for a version is never changed: a later one is a step of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+LATEST = 1
+"""The version that this release of celeriq reads and writes."""
+
+
+class Operations(Protocol):
+    """What is used of Alembic's `op`."""
+
+    def execute(self, sqltext: str, /) -> object: ...
+
+
+UP: dict[int, tuple[str, ...]] = {
+    1: (
+        """
+        CREATE TABLE celeriq_outbox (
+            id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+            namespace text NOT NULL,
+            transaction bigint NOT NULL,
+            task_id text NOT NULL,
+            message text NOT NULL,
+            due double precision,
+            created_at timestamp with time zone NOT NULL,
+            error text
+        )
+        """,
+        "COMMENT ON COLUMN celeriq_outbox.transaction IS 'in which it was written'",
+        "COMMENT ON COLUMN celeriq_outbox.due IS 'seconds since 1970; at once if there is none'",
+        "COMMENT ON COLUMN celeriq_outbox.error IS 'why it cannot be sent: nobody tries again'",
+        "CREATE INDEX ix_celeriq_outbox_waiting ON celeriq_outbox (namespace, id) WHERE error IS NULL",
+        """
+        CREATE TABLE celeriq_inbox (
+            namespace text NOT NULL,
+            task_id text NOT NULL,
+            value bytea NOT NULL,
+            created_at timestamp with time zone NOT NULL,
+            PRIMARY KEY (namespace, task_id)
+        )
+        """,
+        "COMMENT ON COLUMN celeriq_inbox.value IS 'what the task returned, as JSON'",
+        "CREATE INDEX ix_celeriq_inbox_created_at ON celeriq_inbox USING brin (created_at)",
+    ),
+}
+DOWN: dict[int, tuple[str, ...]] = {1: ("DROP TABLE celeriq_inbox", "DROP TABLE celeriq_outbox")}
+
+
+def upgrade(op: Operations, version: int) -> None:
+    """From the version before to `version`. Raises `ValueError` for one that there is not."""
+    _execute(op, UP, version)
+
+
+def downgrade(op: Operations, version: int) -> None:
+    """From `version` to the one before: what its tables hold is lost. Raises `ValueError` for one that there is not."""
+    _execute(op, DOWN, version)
+
+
+def _execute(op: Operations, steps: dict[int, tuple[str, ...]], version: int) -> None:
+    if version not in steps:
+        raise ValueError(f"celeriq's tables have no version {version!r}: say 1 to {LATEST}, one in each revision")
+    for statement in steps[version]:
+        op.execute(statement)

@@ -1,0 +1,55 @@
+"""celeriq's tables in the application's database. Give `metadata` to Alembic beside your own, so that it is silent:
+`target_metadata=[Base.metadata, celeriq.tables.metadata]`; `celeriq.schema` makes them.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, Double, Identity, Index, LargeBinary, MetaData, Table, Text, text
+from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy.exc import ProgrammingError
+
+from celeriq.errors import TablesMissingError
+
+metadata = MetaData()
+
+outbox = Table(
+    "celeriq_outbox",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("namespace", Text, nullable=False),
+    Column("transaction", BigInteger, nullable=False, comment="in which it was written"),
+    Column("task_id", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("due", Double, comment="seconds since 1970; at once if there is none"),
+    Column("created_at", TIMESTAMP(timezone=True), nullable=False),
+    Column("error", Text, comment="why it cannot be sent: nobody tries again"),
+    Index("ix_celeriq_outbox_waiting", "namespace", "id", postgresql_where=text("error IS NULL")),
+)
+"""Messages that wait until their transaction is committed."""
+
+inbox = Table(
+    "celeriq_inbox",
+    metadata,
+    Column("namespace", Text, primary_key=True),
+    Column("task_id", Text, primary_key=True),
+    Column("value", LargeBinary, nullable=False, comment="what the task returned, as JSON"),
+    Column("created_at", TIMESTAMP(timezone=True), nullable=False),
+    # Rows come in the order of time, and are looked for by it to be deleted: a few pages are all that it needs.
+    Index("ix_celeriq_inbox_created_at", "created_at", postgresql_using="brin"),
+)
+"""Tasks with `once` that have succeeded."""
+
+UNDEFINED_TABLE = "42P01"
+"""PostgreSQL's code for a table that is not there."""
+
+
+def is_missing(error: BaseException) -> bool:
+    """Whether PostgreSQL said that there is no such table."""
+    return isinstance(error, ProgrammingError) and getattr(error.orig, "sqlstate", None) == UNDEFINED_TABLE
+
+
+def missing(table: Table) -> TablesMissingError:
+    """What to tell whoever needs `table`."""
+    return TablesMissingError(
+        f"the database has no table {table.name}: call celeriq.schema.upgrade(op, version=1) in a migration"
+    )

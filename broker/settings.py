@@ -34,4 +34,4 @@ class BrokerSettings(BaseSettings):
 
     @property
     def pool(self) -> PoolAdvice:
-        return PoolAdvice(size=self.pool_size, max_overflow=max(1, self.pool_size // 5))
+        return PoolAdvice(size=self.pool_size)

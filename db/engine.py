@@ -14,7 +14,7 @@ from db.settings import DatabaseSettings
 class Pool(Protocol):
     """Advice on the pool, from whoever runs the process."""
 
-    def engine_options(self) -> dict[str, Any]: ...
+    def engine_options(self, url: str, /, **own: Any) -> dict[str, Any]: ...
 
 
 # The default for disks that spin makes the planner read all of a small table instead of its HNSW index. And the
@@ -26,11 +26,8 @@ SEARCH = {"random_page_cost": "1.1", "hnsw.ef_search": "120"}
 @asynccontextmanager
 async def open_sessions(pool: Pool) -> AsyncGenerator[async_sessionmaker[AsyncSession]]:
     settings = DatabaseSettings()
-    engine = create_async_engine(
-        settings.url,
-        connect_args={"server_settings": {"application_name": settings.application_name, **SEARCH}},
-        **pool.engine_options(),
-    )
+    own = {"connect_args": {"server_settings": {**SEARCH, **settings.named}}}
+    engine = create_async_engine(settings.url, **pool.engine_options(settings.url, **own))
     try:
         yield async_sessionmaker(engine, expire_on_commit=False)
     finally:

@@ -1,6 +1,6 @@
 """An obedient application for crash tests: its tasks do what their arguments say, and write down that they ran.
 
-`taskiq worker tests.engine:broker`, with DB_URL, BROKER_URL, BROKER_NAMESPACE and LEASE in the environment;
+`taskiq worker tests.engine:broker`, with DB_URL, BROKER_URL, BROKER_NAMESPACE, LEASE and POOL_SIZE in the environment;
 the task `limited` asks for RATE and AT_ONCE, too.
 """
 
@@ -24,7 +24,8 @@ from celeriq import PoolAdvice, RedisBroker, TaskSession, injected
 
 @asynccontextmanager
 async def open_sessions(pool: PoolAdvice) -> AsyncGenerator[async_sessionmaker[AsyncSession]]:
-    engine = create_async_engine(os.environ["DB_URL"], **pool.engine_options())
+    url = os.environ["DB_URL"]
+    engine = create_async_engine(url, **pool.engine_options(url))
     yield async_sessionmaker(engine)
     await engine.dispose()
 
@@ -34,7 +35,7 @@ broker = RedisBroker(
     namespace=os.environ.get("BROKER_NAMESPACE", "tests"),
     lease=float(os.environ.get("LEASE", "30")),
     blocked_limit=float(os.environ.get("BLOCKED_LIMIT", "600")),
-).with_sessions(open_sessions)
+).with_sessions(open_sessions, PoolAdvice(size=int(os.environ["POOL_SIZE"])) if "POOL_SIZE" in os.environ else None)
 
 
 async def note_start(name: str) -> None:

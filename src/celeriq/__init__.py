@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         MaxRetriesExceededError,
         NotRegistered,
         PayloadTooLargeError,
+        PoolTooLargeError,
         QueueNotFound,
         ResultTimeoutError,
         ScheduleError,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from celeriq.group_result import GroupResult, result_from_tuple
     from celeriq.options import TaskOptions
     from celeriq.outcome import Ignore, Reject, Retry, Snooze
+    from celeriq.pool import PoolAdvice
     from celeriq.record import Record
     from celeriq.redis.dead_letters import DeadLetter, DeadLetters
     from celeriq.redis.results import RedisResults
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
     from celeriq.request import Request
     from celeriq.result import AsyncResult, allow_join_result
     from celeriq.routing import Route
-    from celeriq.session import PoolAdvice, TaskSession
+    from celeriq.session import TaskSession, task_session
     from celeriq.shared import shared_task
 
 __all__ = [
@@ -68,6 +70,7 @@ __all__ = [
     "NotRegistered",
     "PayloadTooLargeError",
     "PoolAdvice",
+    "PoolTooLargeError",
     "QueueNotFound",
     "Record",
     "RedisBroker",
@@ -101,6 +104,7 @@ __all__ = [
     "injected",
     "result_from_tuple",
     "shared_task",
+    "task_session",
 ]
 
 _HOMES = {
@@ -123,7 +127,8 @@ _HOMES = {
     "NotRegistered": "celeriq.errors",
     "TablesMissingError": "celeriq.errors",
     "PayloadTooLargeError": "celeriq.errors",
-    "PoolAdvice": "celeriq.session",
+    "PoolAdvice": "celeriq.pool",
+    "PoolTooLargeError": "celeriq.errors",
     "Record": "celeriq.record",
     "RedisBroker": "celeriq.redis.streams",
     "RedisResults": "celeriq.redis.results",
@@ -153,6 +158,7 @@ _HOMES = {
     "crontab": "celeriq.cron",
     "group": "celeriq.canvas",
     "result_from_tuple": "celeriq.group_result",
+    "task_session": "celeriq.session",
     "shared_task": "celeriq.shared",
     "injected": "celeriq.dependencies",
 }

@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from uuid import uuid4
 
 from celeriq.supervisor import CANNOT_START, Supervisor
 
@@ -29,6 +30,8 @@ class WorkerOptions:
     log_level: str
     parent: int | None
     """Where the supervisor's pipe is."""
+    family: str
+    """What the processes of one supervisor have in common."""
 
 
 def main() -> int:
@@ -43,7 +46,7 @@ def main() -> int:
 def worker(options: WorkerOptions, arguments: Sequence[str]) -> int:
     """Run tasks until SIGTERM or Ctrl-C: what runs is finished then. Ctrl-C again, or SIGQUIT, cancels it."""
     logging.basicConfig(level=options.log_level, format="[%(asctime)s][%(levelname)-7s][%(name)s] %(message)s")
-    command = [sys.executable, "-m", "celeriq.process", *arguments]
+    command = [sys.executable, "-m", "celeriq.process", *arguments, "--family", uuid4().hex]
     return Supervisor(command, options.workers, has_grace=options.grace is not None).run()
 
 
@@ -70,6 +73,7 @@ def _add_worker_options(parser: argparse.ArgumentParser) -> None:
     add("--app-dir", default=".", metavar="FOLDER", help="where modules are looked for; default: here")
     add("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
     add("--parent", type=int, help=argparse.SUPPRESS)
+    add("--family", default="", help=argparse.SUPPRESS)
 
 
 def _place(given: str) -> str:

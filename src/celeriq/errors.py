@@ -19,6 +19,7 @@
     ├── SoftTimeLimitExceeded    raised inside a task that takes longer than its soft limit
     ├── TimeLimitExceeded        the outcome of a task that took longer than its hard limit
     ├── ResultTimeoutError       a result did not come in time
+    ├── PoolTooLargeError        the pools of all workers are more than the database allows
     ├── TablesMissingError       a call that joins a transaction, of a database without celeriq's tables
     ├── SessionsMissingError     a session was asked for, but nobody said where sessions come from
     └── UnsupportedOptionError   an inherited broker option whose meaning would lose or double work
@@ -144,6 +145,10 @@ class TablesMissingError(CeleriqError, RuntimeError):
 
 class SessionsMissingError(CeleriqError, RuntimeError):
     """A session was asked for before `with_sessions(...)` was called and the broker was started."""
+
+
+class PoolTooLargeError(CeleriqError):
+    """The pools of all workers want more connections than the database allows, with the numbers and what would fit."""
 
 
 class DuplicateTaskNameWarning(UserWarning):

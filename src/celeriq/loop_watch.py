@@ -153,7 +153,7 @@ def _stack(innermost: FrameType | None, task: asyncio.Task[Any] | None) -> list[
 def place(frames: list[FrameType]) -> str | None:
     """The application's innermost line, and the line of an installed package that it waits for; else what there is."""
     packages = [frame for frame in frames if _is_package(frame)]
-    own = [frame for frame in frames if not _is_package(frame) and not _is_library(frame)]
+    own = [frame for frame in frames if not _is_package(frame) and not is_library(frame)]
     if own and packages and frames.index(packages[0]) < frames.index(own[0]):
         return f"{_line(own[0])}, inside {_line(packages[0])}"
     return next((_line(found[0]) for found in (own, packages, frames) if found), None)
@@ -167,15 +167,16 @@ def _line(frame: FrameType) -> str:
 def _is_package(frame: FrameType) -> bool:
     """Installed, and therefore not where the mistake is."""
     file = frame.f_code.co_filename
-    return not file.startswith(_OURS) and any(folder in Path(file).parts for folder in _INSTALLED)
+    return not file.startswith(_OURS) and any(folder in Path(file).parts for folder in INSTALLED)
 
 
-def _is_library(frame: FrameType) -> bool:
+def is_library(frame: FrameType) -> bool:
+    """Python's, or ours."""
     return frame.f_code.co_filename.startswith((_OURS, *_STANDARD))
 
 
 _HANDLE = asyncio.Handle._run.__code__  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 _OURS = f"{Path(__file__).parent}{os.sep}"
 _STANDARD = ("<frozen ", *(f"{sysconfig.get_path(name)}{os.sep}" for name in ("stdlib", "platstdlib")))
-_INSTALLED = ("site-packages", "dist-packages")
+INSTALLED = ("site-packages", "dist-packages")
 """Folders, which may lie inside the standard library's."""

@@ -19,8 +19,9 @@ from redis.exceptions import RedisError
 
 from celeriq import signals
 from celeriq.cli import CANNOT_START, WorkerOptions, read_worker_options
-from celeriq.errors import TaskDefinitionError
+from celeriq.errors import PoolTooLargeError, TaskDefinitionError
 from celeriq.receiver import Receiver
+from celeriq.redis.pools import Family
 from celeriq.redis.streams import RedisBroker
 from celeriq.supervisor import CANCEL, REPLACE_ME
 
@@ -46,7 +47,7 @@ def main() -> int:
     try:
         with asyncio.Runner(loop_factory=fastest_loop()) as runner:
             return runner.run(serve(broker, options))
-    except TaskDefinitionError as error:
+    except (TaskDefinitionError, PoolTooLargeError) as error:
         # Of what is injected, which is known only when the application has started.
         return refuse(error)
     except (RedisError, OSError) as error:
@@ -94,6 +95,7 @@ def load(options: WorkerOptions) -> RedisBroker:
         broker.read_queues(options.queues)
     if options.grace is not None:
         broker.grace = options.grace
+    broker.family = Family(options.family, options.workers)
     return broker
 
 

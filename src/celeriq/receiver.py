@@ -80,7 +80,7 @@ class Receiver(StockReceiver):
 
     async def listen(self, finish_event: asyncio.Event) -> None:
         """Take and run messages until `finish_event` is set, then wait for those that run."""
-        self._broker.own_receiver = True
+        self._broker.own_receiver, self._broker.slots = True, self.slots
         if self.run_startup:
             await self._broker.startup()
         logger.info("Listening started.")

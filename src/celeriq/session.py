@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from functools import cache, partial
 from typing import Annotated, Any, TypeVar
 
 import anyio
@@ -14,43 +14,13 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from taskiq_dependencies import Depends
 
 from celeriq.attempt import Attempt
+from celeriq.dependencies import Graph
 from celeriq.errors import CommitTimeoutError
+from celeriq.pool import PoolAdvice
 
 logger = logging.getLogger(__name__)
 
 Sessions = async_sessionmaker[AsyncSession]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolAdvice:
-    """What the application's engine should be opened with; `open_sessions(pool)` receives it."""
-
-    size: int = 10
-    """Connections kept. Tasks beyond it queue at the pool. Defaults to 10."""
-
-    max_overflow: int = 2
-    """Connections opened under pressure and closed again. Defaults to a fifth of the size."""
-
-    pre_ping: bool = True
-    """Test a connection before it is handed out. Defaults to True."""
-
-    recycle: int = 450
-    """Seconds after which a connection is replaced. Defaults to 450."""
-
-    timeout: float = 30.0
-    """Seconds to wait for a connection before the attempt fails. Defaults to 30."""
-
-    def engine_options(self) -> dict[str, Any]:
-        """The advice as keyword arguments of `create_async_engine`."""
-        return {
-            "pool_size": self.size,
-            "max_overflow": self.max_overflow,
-            "pool_pre_ping": self.pre_ping,
-            "pool_recycle": self.recycle,
-            "pool_timeout": self.timeout,
-        }
-
-
 OpenSessions = Callable[[PoolAdvice], AbstractAsyncContextManager[Sessions]]
 
 
@@ -108,6 +78,39 @@ async def open_task_session() -> AsyncIterator[AsyncSession]:
 
 TaskSession = Annotated[AsyncSession, Depends(open_task_session)]
 """The attempt's session: `session: TaskSession = injected`."""
+
+
+def task_session(name: str) -> Any:
+    """The attempt's session on another database, as an annotation.
+
+    `reports: Annotated[AsyncSession, task_session("reports")] = injected`, with the name that stands in
+    `with_sessions(main=..., reports=...)`. It is a transaction of its own, and two databases
+    cannot commit together: the others commit before the main one, whose commit decides. When that one fails, so does
+    the task, and what the others hold already is written again by the retry: it must bear that.
+    """
+    return Depends(_opener_of(name))
+
+
+@cache
+def _opener_of(name: str) -> Callable[[AsyncSession], AsyncIterator[AsyncSession]]:
+    # What is opened before it is closed, and committed, after it; and no session takes a connection before it is used.
+    async def open_named_session(_main: TaskSession) -> AsyncIterator[AsyncSession]:
+        attempt = Attempt.current()
+        opens = partial(attempt.engine.new_session, name)
+        async with transaction(opens, commit_timeout=attempt.engine.commit_timeout) as session:
+            yield session
+
+    _session_openers.append(open_named_session)
+    return open_named_session
+
+
+_session_openers: list[Callable[..., AsyncIterator[AsyncSession]]] = [open_task_session]
+
+
+def uses_session(graph: Graph) -> bool:
+    """Whether a session is anywhere among the dependencies."""
+    return any(graph.uses(opener) for opener in _session_openers)
+
 
 T = TypeVar("T")
 

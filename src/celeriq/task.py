@@ -23,7 +23,7 @@ from celeriq.injectable import check_injectable
 from celeriq.keywords import CallKeywords
 from celeriq.options import Options, TaskOptions
 from celeriq.result import AsyncResult
-from celeriq.session import open_task_session
+from celeriq.session import uses_session
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -228,7 +228,7 @@ def check_injection(task: Definition, overrides: Mapping[Any, Any], given: Conta
 
 
 def _refuse_session_in_thread(task: Definition, overrides: Mapping[Any, Any]) -> None:
-    if not task.is_async and task.graphs.for_overrides(overrides).uses(open_task_session):
+    if not task.is_async and uses_session(task.graphs.for_overrides(overrides)):
         raise TaskDefinitionError(
             f"task {task.name!r}: a `def` task runs in a thread, where an AsyncSession cannot be used: "
             "write `async def`"

@@ -184,8 +184,17 @@ class _Limits:
             self._task.uncancel()
 
 
+def driven(frame: types.FrameType) -> Coroutine[Any, Any, Any] | None:
+    """The body that a frame drives by hand, None if it drives none: no await leads from one to the other."""
+    work: Coroutine[Any, Any, Any] | None = frame.f_locals["work"] if frame.f_code is _DRIVE else None
+    return work
+
+
 def _is_soft_in_disguise(error: BaseException) -> bool:
     """Whether it is what the body was thrown, or what a task group has made of that."""
     if isinstance(error, BaseExceptionGroup):
         return cast("BaseExceptionGroup[BaseException]", error).split(SoftTimeLimitExceeded)[1] is None
     return isinstance(error, _SoftCancellation)
+
+
+_DRIVE = _Limits.drive.__code__

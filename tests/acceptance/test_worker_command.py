@@ -120,6 +120,58 @@ async def test_what_is_no_broker_is_told_as_such(start: Start, environment: dict
     assert refused.stop() == CANNOT_START
 
 
+async def test_pools_that_the_database_has_no_room_for_are_refused_with_what_would_fit(
+    sender: RedisBroker, start: Start
+) -> None:
+    """Whichever of the processes comes first; Taskiq's lower theirs, and say so."""
+    await send(sender, "run", "a")
+    refused = start((*ENGINE, "--workers", "2"), POOL_SIZE="100")
+    await wait_for(lambda: not refused.running, within=60)
+    assert "celeriq worker cannot start: 2 processes x 120 connections = 240; PostgreSQL" in refused.output()
+    assert "allows 197: say --workers 1, or PoolAdvice(size=82), or raise max_connections" in refused.output()
+    assert "Traceback" not in refused.output()
+    assert refused.stop() == CANNOT_START
+    assert await sender._client.xlen(sender.keys.queue("default")) == 1
+    assert await sender.pools() == {}
+
+
+async def test_pools_that_nobody_has_chosen_are_those_that_fit(
+    sender: RedisBroker, start: Start, database_url: str
+) -> None:
+    worker = start((*ENGINE, "--workers", "2"))
+    await wait_for(lambda: worker.output().count("Listening started") == 2, within=60)
+    assert "100 tasks at a time share a pool of 41 connections" in worker.output()
+    assert [list(pools.values()) for pools in (await sender.pools()).values()] == [[49], [49]]
+    await send(sender, "run", "a")
+    await wait_for(lambda: finished(database_url), within=60)
+    assert worker.stop() == 0
+    assert await sender.pools() == {}
+
+
+async def test_the_processes_of_taskiqs_worker_share_what_there_is_and_say_so(
+    sender: RedisBroker, start: Start
+) -> None:
+    worker = start(("taskiq", "worker", "tests.engine:broker", "--workers", "2"), POOL_SIZE="100")
+    await wait_for(lambda: "this one takes what is left" in worker.output(), within=60)
+    await wait_for(lambda: connections_are(sender, [76, 120]), within=60)
+    assert "120 connections, and other workers have 120; PostgreSQL" in worker.output()
+
+
+async def test_a_worker_that_was_killed_leaves_its_place_to_the_next(sender: RedisBroker, start: Start) -> None:
+    killed = start(ENGINE, POOL_SIZE="150")
+    await wait_for(lambda: connections_are(sender, [180]), within=60)
+    killed.kill()
+    assert await connections_are(sender, [180])
+    following = start(ENGINE, POOL_SIZE="150")
+    await wait_for(lambda: "Listening started" in following.output(), within=60)
+    await wait_for(lambda: connections_are(sender, [180]))
+    assert following.stop() == 0
+
+
+async def connections_are(broker: RedisBroker, expected: list[int]) -> bool:
+    return sorted(sum(pools.values()) for pools in (await broker.pools()).values()) == expected
+
+
 async def test_a_redis_that_is_not_there_is_one_line_and_tried_again(start: Start) -> None:
     waiting = start(ENGINE, BROKER_URL="redis://127.0.0.1:1/0")
     await wait_for(lambda: "the next one starts in 2 s" in waiting.output(), within=60)

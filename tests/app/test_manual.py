@@ -129,7 +129,7 @@ def test_the_manual_lists_every_key_in_redis() -> None:
     keys = Keys()
     queue = keys.queue("NAME").replace(":0", ":STEP"), keys.delayed("NAME"), keys.dead("NAME")
     parked = keys.parked, keys.parked_as("TASK")
-    workers = keys.beats, keys.leaving, keys.crashes, keys.sender("ID"), keys.sent
+    workers = keys.beats, keys.pools, keys.leaving, keys.crashes, keys.sender("ID"), keys.sent
     revoked = keys.revoked, keys.revocations
     limits = keys.slots, keys.running("KIND"), keys.line("KIND"), keys.rate("KIND")
     shared = *limits, keys.unique("KIND"), keys.replaced("ID"), keys.circuit("KIND")

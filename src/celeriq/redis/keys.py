@@ -58,6 +58,10 @@ class Keys:
         return f"{{{self.namespace}}}:beats"
 
     @property
+    def pools(self) -> str:
+        return f"{{{self.namespace}}}:pools"
+
+    @property
     def leaving(self) -> str:
         return f"{{{self.namespace}}}:leaving"
 

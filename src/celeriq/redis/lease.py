@@ -64,6 +64,8 @@ class Lease(threading.Thread):
         self._observed = Observed(self._silence)
         self._stopping = threading.Event()
         self.worker = ""
+        self.pools = b""
+        """What its pools are, said again with each beat: whoever has given it up for dead has forgotten it."""
         self.proven = clock()
         self.lapses = 0
         """How often it was too late with the proof that it lives: each time others may have given it up."""
@@ -103,6 +105,8 @@ class Lease(threading.Thread):
         # Before the beat is sent, so that the proof is never younger than the beat.
         now, worker = self._clock(), self.worker
         client.hincrby(self._keys.beats, worker, 1)
+        if self.pools:
+            client.hset(self._keys.pools, worker, self.pools)  # pyright: ignore[reportArgumentType] - bytes are fine
         if self.lost:
             self.lapses += 1
         self.proven = now

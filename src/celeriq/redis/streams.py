@@ -10,6 +10,7 @@ import warnings
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
@@ -23,6 +24,7 @@ from taskiq_redis import RedisStreamBroker
 from celeriq import envelope, shared, signals
 from celeriq.attempt import Attempt, Delivery
 from celeriq.canvas import Signature
+from celeriq.databases import Database
 from celeriq.definition import Definition
 from celeriq.envelope import Claim, Envelope
 from celeriq.errors import DuplicateTaskNameWarning, SendError, SessionsMissingError, UnsupportedOptionError
@@ -30,6 +32,7 @@ from celeriq.hooks import Hooks, SendingHooks, hooks_of, kinds_of, readers, send
 from celeriq.keywords import CallKeywords, TaskKeywords
 from celeriq.middleware import STANDARD, Middleware, Revocation, standard
 from celeriq.options import DeclaredOptions, Options, TaskOptions, names_of, read_options
+from celeriq.pool import DEFAULT_SIZE, PoolAdvice
 from celeriq.record import Record
 from celeriq.redis.addresses import Addresses
 from celeriq.redis.attempts import Attempts
@@ -40,6 +43,7 @@ from celeriq.redis.dead_letters import DeadLetters
 from celeriq.redis.formatter import EnvelopeFormatter
 from celeriq.redis.keys import GROUP, Keys
 from celeriq.redis.listeners import Listeners
+from celeriq.redis.pools import Family, Fitting, published_pools
 from celeriq.redis.queues import Queues
 from celeriq.redis.relay import LOOK_AGAIN, Relay
 from celeriq.redis.results import DAY, RedisResults, patient
@@ -53,13 +57,19 @@ from celeriq.remote import Remote
 from celeriq.result import AsyncResult
 from celeriq.routing import Routes
 from celeriq.said_elsewhere import SaidElsewhere
-from celeriq.session import OpenSessions, PoolAdvice, Sessions
+from celeriq.session import OpenSessions, Sessions
 from celeriq.task import Task, check_injection
 
 logger = logging.getLogger(__name__)
 
 YOUNG_OBJECTS = 5_000
 """How many a worker makes before Python looks for cycles among them."""
+
+MAIN = "main"
+"""How the database is called that has no other name."""
+
+LONGEST_NAME = 63
+"""Letters that PostgreSQL keeps of a connection's name."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -100,6 +110,8 @@ class RedisBroker(RedisStreamBroker):
     the broker cannot see: without it messages are taken in smaller numbers there.
     `blocked_limit`: seconds after which a worker ends whose event loop is blocked.
     `blocked_warning`: seconds after which it says in the log which task blocks it, and in which line; None is never.
+    `held_session_warning`: seconds after which it says so of a task that holds a connection to the database while it
+    waits for something else, and where it waits; None is never.
     `main`: what stands for the module in names of tasks of a program that is run as a file (DEF-03).
     `task_defaults`: options of all tasks that do not say them.
     `overrides`: options by name or glob of the tasks, which win over what the tasks say (DEF-08).
@@ -129,6 +141,7 @@ class RedisBroker(RedisStreamBroker):
         concurrency: int | None = None,
         blocked_limit: float = 600.0,
         blocked_warning: float | None = 1.0,
+        held_session_warning: float | None = 5.0,
         main: str | None = None,
         middlewares: Iterable[TaskiqMiddleware] | None = None,
         task_defaults: TaskKeywords | None = None,
@@ -147,9 +160,14 @@ class RedisBroker(RedisStreamBroker):
         self.grace = grace
         self.blocked_limit = blocked_limit
         self.blocked_warning = blocked_warning
+        self.held_session_warning = held_session_warning
         if concurrency is not None and concurrency < 1:
             raise UnsupportedOptionError(f"concurrency is {concurrency}; it must be 1 or more, or None")
         self.concurrency = concurrency
+        self.slots: int | None = None
+        """How many tasks run here at a time, where the receiver has said so."""
+        self.family: Family | None = None
+        """The processes of the `celeriq worker` that this is one of."""
         self._main = main
         self._said_elsewhere = SaidElsewhere(task_defaults or {}, overrides or {})
         self._hooks: dict[Definition, Hooks] = {}
@@ -167,10 +185,7 @@ class RedisBroker(RedisStreamBroker):
         self._addresses = Addresses(
             routes, default_queue, max_payload, None if create_missing_queues else lambda: named | self._of_tasks()
         )
-        self._open_sessions: OpenSessions | None = None
-        self._pool = PoolAdvice()
-        self._sessions: Sessions | None = None
-        self._resources = AsyncExitStack()
+        self._databases: dict[str, Database] = {}
         self._unreadable = 0.0
         # taskiq-redis builds a client per call, which costs more than the call.
         self.connection_pool.connection_class = lean(self.connection_pool.connection_class)
@@ -216,24 +231,39 @@ class RedisBroker(RedisStreamBroker):
             )
         return super().with_result_backend(result_backend)
 
-    def with_sessions(self, open_sessions: OpenSessions, pool: PoolAdvice | None = None) -> RedisBroker:
+    def with_sessions(
+        self, open_sessions: OpenSessions | None = None, pool: PoolAdvice | None = None, **named: OpenSessions
+    ) -> RedisBroker:
         """Say where sessions come from: a context manager that opens the engine and yields its session factory.
 
-        It is entered when the broker starts and left when it stops, in workers and in the API alike.
+        It is entered when the broker starts and left when it stops, in workers and in the API alike. What it receives
+        is `pool`, which without a size gets one that suits the worker and the server.
+
+        Several databases have names, `with_sessions(main=open_main, reports=open_reports)`, and for a pool of its own
+        one is said in a call of its own. A task asks for `TaskSession`, which is the one called `main` or else the
+        first, and for `Annotated[AsyncSession, task_session("reports")]`.
         """
-        self._open_sessions = open_sessions
-        self._pool = pool or self._pool
+        if open_sessions is not None:
+            named = {MAIN: open_sessions, **named}
+        for name, opens in named.items():
+            self._databases[name] = Database(name, opens, pool or PoolAdvice())
         return self
 
     @property
     def sessions(self) -> Sessions:
-        """The session factory; raises `SessionsMissingError` before `startup()` or without `with_sessions`."""
-        if self._sessions is None:
+        """The main session factory; raises `SessionsMissingError` before `startup()` or without `with_sessions`."""
+        return self.sessions_of(None)
+
+    def sessions_of(self, name: str | None) -> Sessions:
+        """The session factory of the database of this name, None for the main one; raises `SessionsMissingError`."""
+        if name is None:
+            name = next(iter(self._databases), MAIN) if MAIN not in self._databases else MAIN
+        if name not in self._databases:
             raise SessionsMissingError(
-                "no sessions: call RedisBroker(...).with_sessions(open_sessions) and start the broker "
-                "(`async with broker`, or celeriq.fastapi.lifespan)"
+                f"no sessions: call RedisBroker(...).with_sessions({'' if name == MAIN else f'{name}='}open_sessions) "
+                "and start the broker (`async with broker`, or celeriq.fastapi.lifespan)"
             )
-        return self._sessions
+        return self._databases[name].sessions
 
     @overload  # type: ignore[override]
     def task(  # pyright: ignore[reportIncompatibleMethodOverride] - options are checked, labels=... carries the rest
@@ -327,17 +357,23 @@ class RedisBroker(RedisStreamBroker):
     # -- life ------------------------------------------------------------------------------------------------------
 
     async def startup(self) -> None:
+        worker = self._new_worker() if self.is_worker_process else None
         try:
-            if self._open_sessions is not None and self._sessions is None:
-                self._sessions = await self._resources.enter_async_context(self._open_sessions(self._pool))
+            for database in self._databases.values():
+                await database.open(self._advice(database, worker))
+            if worker is not None:
+                await self.queues.declare()
+                await worker.begin()
+                self.worker = worker
+                await self._fit_pools(worker)
             await super().startup()
-            if self.is_worker_process:
+            if worker is not None:
                 self._check_injection()
-                await self._start_worker()
-            if self._sessions is not None:
+                await self._start_worker(worker)
+            if self._databases:
                 self._outbox.begin(LOOK_AGAIN if self.is_worker_process else None)
         except BaseException:
-            await self._close_sessions()
+            await self._give_up_starting()
             raise
 
     def _check_injection(self) -> None:
@@ -347,11 +383,8 @@ class RedisBroker(RedisStreamBroker):
             if isinstance(task, Task):
                 check_injection(task.definition, self.dependency_overrides, given)
 
-    async def _start_worker(self) -> None:
-        await signals.worker_process_init.send(self)
-        await signals.worker_init.send(self)
-        self.threads = self.threads or ThreadPoolExecutor(thread_name_prefix="celeriq-task")
-        self.worker = Worker(
+    def _new_worker(self) -> Worker:
+        return Worker(
             self.keys,
             self.queues,
             self.attempts,
@@ -362,14 +395,62 @@ class RedisBroker(RedisStreamBroker):
             blocked_limit=self.blocked_limit,
             connect=connecting(self._url, self.lease, self._client_options),
         )
+
+    def _advice(self, database: Database, worker: Worker | None) -> PoolAdvice:
+        """What the database is opened with, before anybody has asked it what it allows."""
+        pool = database.advice
+        if worker is None:
+            return pool
+        name = pool.application_name or worker.name[-LONGEST_NAME:]
+        if pool.size is None:
+            # What is behind PgBouncer is not asked: its own connections are what counts there.
+            size = self._at_a_time or DEFAULT_SIZE
+            pool = replace(pool, size=size if pool.pgbouncer else min(size, DEFAULT_SIZE))
+        return replace(pool, application_name=name)
+
+    @property
+    def _at_a_time(self) -> int | None:
+        return self.slots or self.concurrency
+
+    async def _fit_pools(self, worker: Worker) -> None:
+        databases = list(self._databases.values())
+        await Fitting(
+            databases,
+            worker,
+            self._client,
+            self.keys,
+            at_a_time=self._at_a_time,
+            family=self.family,
+            lease=self.lease,
+        ).fit()
+        if self.held_session_warning and databases:
+            worker.watch_connections([one.engine for one in databases], self.held_session_warning)
+
+    async def pools(self) -> dict[str, dict[str, int]]:
+        """How many connections each worker may have, by worker and by database: host, port and name."""
+        published = await published_pools(self._client, self.keys)
+        return {worker: said.pools for worker, said in published.items()}
+
+    async def _give_up_starting(self) -> None:
+        try:
+            if self.worker is not None:
+                await self.worker.end(LAST_WORDS)
+                self.worker = None
+        finally:
+            await self._close_databases()
+
+    async def _start_worker(self, worker: Worker) -> None:
+        await signals.worker_process_init.send(self)
+        await signals.worker_init.send(self)
+        self.threads = self.threads or ThreadPoolExecutor(thread_name_prefix="celeriq-task")
         self._sleep.allow(sleep=True)
-        await self.worker.begin()
+        worker.look_after()
         if not self.own_receiver:
             logger.info("under Taskiq's receiver; what only `celeriq worker` does: docs/reference/taskiq.md")
-        leave_on_signals(partial(self.worker.leave, self.grace))
+        leave_on_signals(partial(worker.leave, self.grace))
         _spare_the_collector()
         if self.blocked_warning:
-            self.worker.watch_loop(self.blocked_warning)
+            worker.watch_loop(self.blocked_warning)
         await signals.worker_ready.send(self)
 
     async def shutdown(self) -> None:
@@ -389,11 +470,13 @@ class RedisBroker(RedisStreamBroker):
             await super().shutdown()
         finally:
             # Last, for the handlers that super() calls may want a session.
-            await self._close_sessions()
+            await self._close_databases()
 
-    async def _close_sessions(self) -> None:
-        self._sessions = None
-        await self._resources.aclose()
+    async def _close_databases(self) -> None:
+        """In the reverse order of their opening, all of them."""
+        async with AsyncExitStack() as closing:
+            for database in self._databases.values():
+                closing.push_async_callback(database.close)
 
     # -- sending ---------------------------------------------------------------------------------------------------
 
@@ -628,8 +711,8 @@ class RedisBroker(RedisStreamBroker):
     ) -> None:
         self._dependency_context = context
 
-    def new_session(self) -> AsyncSession:
-        return self.sessions()
+    def new_session(self, database: str | None = None) -> AsyncSession:
+        return self.sessions_of(database)()
 
     @property
     def namespace(self) -> str:

@@ -9,7 +9,7 @@ import math
 import os
 import signal
 import socket
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from time import monotonic
@@ -20,13 +20,16 @@ import msgspec
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
+from sqlalchemy import Engine
 
 from celeriq import signals
+from celeriq.held_connections import HeldConnections
 from celeriq.loop_watch import LoopWatch
 from celeriq.redis.attempts import Attempts
 from celeriq.redis.connections import cancellations
 from celeriq.redis.keys import GROUP, Keys
 from celeriq.redis.lease import Lease, patient_client
+from celeriq.redis.pools import forget_pools
 from celeriq.redis.queues import PARKED, RELEASED, WAITING, Queues, release_keys
 from celeriq.redis.scripts import SOURCES
 from celeriq.redis.sleep import Sleep
@@ -71,10 +74,12 @@ class Worker:
         self._seconds = lease
         self._blocked_limit = blocked_limit
         self._loop_watch: LoopWatch | None = None
+        self._held: HeldConnections | None = None
         self._lease = Lease(connect, keys, lease, self._holders, self._recover, each_turn=self._end_if_blocked)
         self._lapses = 0
         self._next_look = 0.0
-        self._pulse = monotonic()
+        # Nobody looks after the loop yet.
+        self._pulse = math.inf
         self._helpers: list[asyncio.Task[None]] = []
 
     async def begin(self) -> None:
@@ -82,8 +87,16 @@ class Worker:
         await self._client.hincrby(self._keys.beats, self.name, 1)
         self._lease.begin(self.name)
         self._lease.start()
+
+    def publish_pools(self, pools: bytes) -> None:
+        """Say with each beat what its pools are."""
+        self._lease.pools = pools
+
+    def look_after(self) -> None:
+        """Keep in order, from now on, what this process holds."""
+        self._pulse = monotonic()
         works = (self._keep_pulse(), self._keep(), self._wake(), self._obey())
-        self._helpers = [asyncio.create_task(work) for work in works]
+        self._helpers += [asyncio.create_task(work) for work in works]
 
     def watch_loop(self, limit: float) -> None:
         """Say in the log what blocks the event loop for more than `limit` seconds, from now on."""
@@ -91,6 +104,14 @@ class Worker:
         self._pulse = monotonic()
         self._loop_watch = LoopWatch(loop, lambda: self._pulse, name_of, limit=limit)
         self._loop_watch.start()
+
+    def watch_connections(self, engines: Iterable[Engine | None], limit: float) -> None:
+        """Say in the log who holds one of their connections for more than `limit` seconds, from now on."""
+        held = self._held = HeldConnections(self._attempts.running, limit=limit)
+        for engine in engines:
+            if engine is not None:
+                held.attach(engine)
+        self._helpers.append(asyncio.create_task(held.watch()))
 
     # -- leaving ---------------------------------------------------------------------------------------------------
 
@@ -120,6 +141,8 @@ class Worker:
             helper.cancel()
         if self._helpers:
             await asyncio.wait(self._helpers)
+        if self._held is not None:
+            self._held.detach()
         # Nobody looks after the loop any more.
         self._pulse = math.inf
         if self._loop_watch is not None:
@@ -129,6 +152,8 @@ class Worker:
             await asyncio.to_thread(self._lease.stop)
         try:
             await self._queues.hand_back_all(unstoppable)
+            if not unstoppable:
+                await self._client.hdel(self._keys.pools, self.name)
         except (RedisError, OSError) as error:
             logger.warning("could not sign off: others take over after the lease: %s", error)
 
@@ -233,6 +258,7 @@ class Worker:
         """Hand back what a dead worker holds."""
         release = client.register_script(SOURCES["release"])
         release(keys=[*release_keys(self._keys), *self._consumers(client)], args=[GROUP, worker, beat])
+        forget_pools(client, self._keys)
 
     def _consumers(self, client: SyncRedis) -> dict[str, list[Any]]:
         """By stream, of all queues that any worker reads: a dead one is given up once, with all that it holds."""

@@ -28,7 +28,7 @@ async def record(session: AsyncSession, namespace: str, task_id: str, value: byt
     try:
         # On the driver's own connection, for a statement of SQLAlchemy's costs a fifth of a small task. It begins a
         # transaction with its first statement only.
-        if isinstance(driver, asyncpg.Connection) and driver.is_in_transaction():
+        if driver.is_in_transaction():
             return bool((await driver.execute(_RECORD, namespace, task_id, value)).endswith("1"))
         values = {"namespace": namespace, "task_id": task_id, "value": value, "created_at": func.clock_timestamp()}
         written: Any = await session.execute(insert(inbox).values(values).on_conflict_do_nothing())

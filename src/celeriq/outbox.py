@@ -88,8 +88,8 @@ async def take(session: AsyncSession, namespace: str, most: int) -> list[Waiting
         .where(outbox.c.id.in_(mine))
         .returning(outbox.c.id, outbox.c.task_id, outbox.c.message, outbox.c.due)
     )
-    rows = (await session.execute(statement)).all()
-    return sorted((Waiting(**row._mapping) for row in rows), key=lambda one: one.id)  # noqa: SLF001 - its public name
+    rows = (await session.execute(statement)).mappings()
+    return sorted((Waiting(**row) for row in rows), key=lambda one: one.id)
 
 
 async def bury(session: AsyncSession, namespace: str, messages: Sequence[tuple[Waiting, str]]) -> None:

@@ -115,14 +115,15 @@ async def test_a_joined_transaction_is_not_committed_by_its_session(
     broker = make_broker().with_sessions(open_sessions)
     note = noting(broker)
     async with running(broker):
+        results: list[Any] = []
         for number, ends in enumerate(("rollback", "commit")):
             async with engine.connect() as connection, connection.begin() as outer:
                 async with AsyncSession(connection, join_transaction_mode="create_savepoint") as session:
-                    result = await note.apply_async((number,), session=session)
+                    results.append(await note.apply_async((number,), session=session))
                     await session.commit()
-                assert await result.state() == "PENDING"
+                assert await results[-1].state() == "PENDING"
                 await getattr(outer, ends)()
-        assert await result.get(timeout=10) == 1
+        assert await results[-1].get(timeout=10) == 1
         history = await broker._client.xlen(broker.keys.history)
         assert history == 1
 

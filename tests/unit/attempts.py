@@ -25,7 +25,7 @@ class Engine:
         self.threads: Executor | None = None
         self.namespace = "tests"
 
-    def new_session(self) -> AsyncSession:
+    def new_session(self, database: str | None = None) -> AsyncSession:
         raise NotImplementedError
 
     async def write_outgoing(self, attempt: Attempt, session: AsyncSession) -> None:

@@ -14,16 +14,17 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
 from taskiq.exceptions import NoResultError
 from taskiq.message import TaskiqMessage
 
 from celeriq import envelope, parts, record
 from celeriq.definition import Definition
 from celeriq.dependencies import OpenedDependencies
-from celeriq.envelope import RETRIES_LABEL, Claim, Envelope, within
+from celeriq.envelope import RETRIES_LABEL, Claim, Envelope, for_retry, within
 from celeriq.errors import CeleriqError, ChordError, WorkerLostError
 from celeriq.hooks import NO_HOOKS, Hooks
-from celeriq.options import NO_OPTIONS, Options
+from celeriq.options import NO_OPTIONS, Options, check_wait
 from celeriq.outcome import (
     Failed,
     Ignored,
@@ -37,6 +38,7 @@ from celeriq.outcome import (
     after_misfit,
 )
 from celeriq.parts import Part
+from celeriq.routing import check_priority
 from celeriq.steps import next_steps
 
 if TYPE_CHECKING:
@@ -182,7 +184,7 @@ class Attempt:
             self._end(Ignored())
             raise
         except BaseException as error:
-            outcome = _storable(self._after(error, definition, args, kwargs))
+            outcome = _storable(self.envelope, self._after(error, definition, args, kwargs))
             self._end(outcome)
             if not isinstance(outcome, Failed):
                 raise NotFinishedError from error
@@ -329,12 +331,16 @@ class Attempt:
         return round(monotonic() - self.started, 6)
 
 
-def _storable(outcome: Outcome) -> Outcome:
-    """The outcome, or the failure of a retry with what cannot be sent (RETRY-11)."""
-    if isinstance(outcome, Retrying) and outcome.changes:
+def _storable(call: Envelope, outcome: Outcome) -> Outcome:
+    """The outcome, or the failure of a retry that cannot be sent (RETRY-11), or not be read then."""
+    if isinstance(outcome, Retrying):
         try:
-            record.refuse_what_is_lost(outcome.changes, record.encode(outcome.changes))
-        except CeleriqError as refused:
+            check_wait("the delay of a retry", outcome.delay)
+            if outcome.changes:
+                record.refuse_what_is_lost(outcome.changes, record.encode(outcome.changes))
+                again = envelope.decode(record.encode(for_retry(call, outcome.changes)))
+                check_priority(again.priority)
+        except (CeleriqError, msgspec.DecodeError, TypeError, ValueError) as refused:
             return Failed(refused)
     return outcome
 

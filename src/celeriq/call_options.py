@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, cast
 
+from celeriq.options import check_wait
 from celeriq.routing import check_priority
 
 if TYPE_CHECKING:
@@ -65,8 +66,8 @@ class CallOptions:
             check_priority(self.priority)
         if self.countdown is not None and self.eta is not None:
             raise ValueError("countdown and eta say the same thing twice: give one of them")
-        if self.countdown is not None and not 0 <= self.countdown < 2**31:
-            raise ValueError(f"countdown is {self.countdown!r}; it must be seconds, 0 or more and less than 2**31")
+        if self.countdown is not None:
+            check_wait("countdown", self.countdown)
 
     def labels(self) -> dict[str, Any]:
         return {name: value for name in ("queue", "priority") if (value := getattr(self, name)) is not None}

@@ -58,6 +58,12 @@ def is_time(given: object) -> bool:
     return isinstance(given, int | float) and not isinstance(given, bool) and 0 <= given < math.inf
 
 
+def check_wait(name: str, given: float) -> None:
+    """Raise `ValueError` for what nobody can wait."""
+    if not is_time(given) or given >= 2**31:
+        raise ValueError(f"{name} is {given!r}; it must be seconds, 0 or more and less than 2**31")
+
+
 def is_limit_or_none(given: object) -> bool:
     return given is None or (is_time(given) and given != 0)
 

@@ -55,6 +55,14 @@ class Ending(msgspec.Struct, frozen=True):
     """What its chord is told of it."""
 
 
+class Told(msgspec.Struct, frozen=True):
+    """The same in the script's words."""
+
+    ending: Ending
+    keys: list[str]
+    arguments: list[Any]
+
+
 @dataclass(frozen=True, slots=True)
 class Keeping:
     """How much of the past is kept."""
@@ -81,15 +89,16 @@ class Settlement:
         self._scripts = scripts
         self._keeping = keeping
         # As long as others are held here, some of them may end in a moment.
-        self._batches: Batches[Ending, bool] = Batches(
+        self._batches: Batches[Told, bool] = Batches(
             self._flush, most=AT_ONCE, more_to_come=lambda ending: ending < held()
         )
 
     async def settle(self, ending: Ending) -> bool:
         """False if the message is no longer this worker's."""
-        return await self._batches.put(ending)
+        # Built here: what cannot be said of one attempt is no matter of those that end beside it.
+        return await self._batches.put(self._told(ending))
 
-    async def _flush(self, endings: Sequence[Ending]) -> Sequence[bool | Exception]:
+    async def _flush(self, endings: Sequence[Told]) -> Sequence[bool | Exception]:
         """Ask until each has its answer; only those that were refused are asked again."""
         answers: dict[int, bool | Exception] = {}
         asked = 0
@@ -103,7 +112,7 @@ class Settlement:
             for number, answer in zip(left, told, strict=True):
                 if isinstance(answer, int):
                     # Asked again, what was taken off the queue early may have been so at the first time.
-                    answers[number] = answer == 1 or (endings[number].early and asked > 1)
+                    answers[number] = answer == 1 or (endings[number].ending.early and asked > 1)
                 elif not answer.decode().startswith(REFUSED):
                     answers[number] = RedisError(f"not settled: {answer.decode()}")
             if len(answers) < len(endings):
@@ -112,23 +121,27 @@ class Settlement:
         await persistently(ask)
         return [answers[number] for number in range(len(endings))]
 
-    def _batch(self, endings: Sequence[Ending]) -> tuple[list[str], list[Any]]:
+    def _batch(self, endings: Sequence[Told]) -> tuple[list[str], list[Any]]:
         keeping = self._keeping()
         keys = [self._keys.crashes, self._keys.history, self._keys.wake, self._keys.slots]
         arguments: list[Any] = [
             GROUP,
-            endings[0].delivery.worker,
+            endings[0].ending.delivery.worker,
             keeping.records,
             keeping.history,
             keeping.dead_letters,
             keeping.dead_for,
             keeping.failures,
         ]
-        for ending in endings:
-            self._add(ending, keys, arguments, keeping.records)
+        for told in endings:
+            keys += told.keys
+            arguments += told.arguments
         return keys, arguments
 
-    def _add(self, ending: Ending, keys: list[str], arguments: list[Any], keep: int) -> None:
+    def _told(self, ending: Ending) -> Told:
+        keep = self._keeping().records
+        keys: list[str] = []
+        arguments: list[Any] = []
         delivery, records, parcels = ending.delivery, ending.records if keep else (), ending.parcels
         has = (bool(ending.dead_because), bool(ending.history), ending.claim is not None, ending.counted is not None)
         numbers = (ending.fenced, len(records), len(parcels), *has)
@@ -152,6 +165,7 @@ class Settlement:
         if ending.counted is not None:
             keys += ending.counted.keys(self._keys)
             arguments += ending.counted.arguments(keep)
+        return Told(ending, keys, arguments)
 
 
 async def persistently(write: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -302,7 +302,7 @@ class Attempts:
         elif self._broker.find_task(attempt.message.task_name) is None:
             await self._park_unknown(attempt)
         else:
-            attempt.acknowledged = await self._broker.settlement.settle(Ending(delivery, early=True, ticket="-"))
+            attempt.acknowledged = await self._broker.settlement.settle(Ending(delivery, ticket="-"))
             if not attempt.acknowledged:
                 # It runs elsewhere by now, and does not here: see `Attempt.run`.
                 attempt.outcome = Released()

@@ -16,7 +16,7 @@
 --       them (-1 for ever) and the number of the body's messages and whether its value belongs to an outer part, what is told of it, and for each message when it is due
 --       and its text: up to its first brace, from there to where the results belong, and from there on ('' if it takes
 --       none), then the same of the outer part, of which nothing is told yet. In one line because each argument costs as much as a command.
--- Answers for each attempt with 1, 0 if it is no longer this consumer's, or the text of an error.
+-- Answers for each attempt with 1, 0 if it is no longer this consumer's, 2 if it has been settled, or the text of an error.
 local FINAL, FAILED = '{"status":"SUCCESS"', '{"status":"FAILURE"'
 local group, consumer = ARGV[1], ARGV[2]
 local time = redis.call('TIME')
@@ -149,7 +149,9 @@ end
 local function settle(attempt)
   local stream, entry = attempt.stream, attempt.entry
   -- The fence: a worker that was given up for dead must not settle what is no longer its own.
-  if attempt.fenced and #redis.call('XPENDING', stream, group, entry, entry, 1, consumer) == 0 then return 0 end
+  if attempt.fenced and #redis.call('XPENDING', stream, group, entry, entry, 1, consumer) == 0 then
+    return #redis.call('XRANGE', stream, entry, entry) == 0 and 2 or 0
+  end
   for _, record in ipairs(attempt.records) do store(record[1], record[2]) end
   for index, message in ipairs(attempt.messages) do
     send(message[1], message[2], message[3], entry .. '/' .. index)

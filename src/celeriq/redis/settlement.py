@@ -34,13 +34,15 @@ REFUSED = ("OOM", "READONLY", "MISCONF", "NOREPLICAS")
 """How the script tells of them."""
 
 
+SETTLED, GONE = 1, 2
+"""How the script answers; 0 is another worker's."""
+
+
 class Ending(msgspec.Struct, frozen=True):
     """What the settlement script is told of one attempt."""
 
     delivery: Delivery
     fenced: bool = True
-    early: bool = False
-    """Taken off the queue before the body runs."""
     records: Sequence[tuple[str, bytes]] = ()
     """Task ids and records."""
     parcels: Sequence[Parcel] = ()
@@ -84,10 +86,18 @@ class Settlement:
     Asking again after a broken connection is safe: the script's fence lets a settlement through once.
     """
 
-    def __init__(self, keys: Keys, scripts: Scripts, keeping: Callable[[], Keeping], held: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        keys: Keys,
+        scripts: Scripts,
+        keeping: Callable[[], Keeping],
+        held: Callable[[], int],
+        is_ours: Callable[[Delivery], bool],
+    ) -> None:
         self._keys = keys
         self._scripts = scripts
         self._keeping = keeping
+        self._is_ours = is_ours
         # As long as others are held here, some of them may end in a moment.
         self._batches: Batches[Told, bool] = Batches(
             self._flush, most=AT_ONCE, more_to_come=lambda ending: ending < held()
@@ -101,18 +111,16 @@ class Settlement:
     async def _flush(self, endings: Sequence[Told]) -> Sequence[bool | Exception]:
         """Ask until each has its answer; only those that were refused are asked again."""
         answers: dict[int, bool | Exception] = {}
-        asked = 0
 
         async def ask() -> None:
-            nonlocal asked
-            asked += 1
             left = [number for number in range(len(endings)) if number not in answers]
             keys, arguments = self._batch([endings[number] for number in left])
             told: list[int | bytes] = await self._scripts.settle(keys=keys, args=arguments)
             for number, answer in zip(left, told, strict=True):
                 if isinstance(answer, int):
-                    # Asked again, what was taken off the queue early may have been so at the first time.
-                    answers[number] = answer == 1 or (endings[number].ending.early and asked > 1)
+                    # What is settled and can be nobody else's was settled here, and the answer was lost.
+                    ours = answer == GONE and self._is_ours(endings[number].ending.delivery)
+                    answers[number] = answer == SETTLED or ours
                 elif not answer.decode().startswith(REFUSED):
                     answers[number] = RedisError(f"not settled: {answer.decode()}")
             if len(answers) < len(endings):

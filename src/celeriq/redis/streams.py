@@ -190,7 +190,9 @@ class RedisBroker(RedisStreamBroker):
         self.keys = Keys(namespace)
         self.queues = Queues(self._client, self.keys, self._scripts, self._reads, self._sleep, slots=self.concurrency)
         self.attempts = Attempts(self)
-        self.settlement = Settlement(self.keys, self._scripts, self._keeping, lambda: len(self.queues.held))
+        self.settlement = Settlement(
+            self.keys, self._scripts, self._keeping, lambda: len(self.queues.held), self._is_surely_ours
+        )
         self.formatter = EnvelopeFormatter(self.max_payload, self.attempts.begin)
         self._sender = Sender(self.keys, self._scripts)
         self._listeners = Listeners(self.keys, self._scripts)
@@ -620,6 +622,10 @@ class RedisBroker(RedisStreamBroker):
     async def settle(self, attempt: Attempt) -> None:
         """End the attempt, once."""
         await self.attempts.settle(attempt)
+
+    def _is_surely_ours(self, delivery: Delivery) -> bool:
+        """Whether no other worker can have been given what was delivered here: nobody may have given this one up."""
+        return self.worker is not None and self.worker.may_take and self.queues.holds(delivery)
 
     def _keeping(self) -> Keeping:
         results = self.result_backend

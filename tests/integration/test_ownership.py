@@ -154,6 +154,27 @@ async def test_only_the_delivery_that_is_held_can_be_forgotten(make_broker: Make
     assert queues.holds(second)
 
 
+async def test_what_a_failed_look_at_revocations_had_taken_runs(make_broker: MakeBroker, redis: Redis) -> None:
+    """The messages are here by then, and nobody was given them."""
+    broker = make_broker(lease=0.6)
+
+    @broker.task
+    async def work() -> str:
+        return "done"
+
+    sent = await work.kiq()
+    await redis.set(broker.keys.revoked, "no sorted set")
+    async with running(broker):
+        await wait_for(lambda: holders(redis, broker.keys.queue("default")))
+        await redis.delete(broker.keys.revoked)
+        assert (await sent.wait_result(timeout=10)).return_value == "done"
+
+
+async def holders(redis: Redis, stream: str) -> list[bytes]:
+    summary: Any = await redis.xpending(stream, GROUP)
+    return [one["name"] for one in summary["consumers"] or ()]
+
+
 async def test_a_worker_of_other_queues_hands_back_what_a_dead_one_held(make_broker: MakeBroker, redis: Redis) -> None:
     """And honours that it was told to stop: it has not crashed."""
     mail, other = make_broker(queues=["mail"], lease=60), make_broker(queues=["default"], lease=0.5)
@@ -174,8 +195,7 @@ async def test_a_worker_of_other_queues_hands_back_what_a_dead_one_held(make_bro
 
 
 async def is_released(redis: Redis, stream: str) -> bool:
-    summary: Any = await redis.xpending(stream, GROUP)
-    return bool([one["name"] for one in summary["consumers"]] == [b"released"])
+    return await holders(redis, stream) == [b"released"]
 
 
 async def test_a_full_memory_makes_no_loop_without_a_pause(

@@ -72,11 +72,28 @@ async def test_the_body_gets_the_values_in_the_order_of_the_header(broker: Redis
         await body.parent.results[1].get(20)
         await body.parent.results[2].get(20)
         assert await count_of(broker, body) == {b"1": b"2", b"2": b'"3"'}
-        assert 0 < await broker._client.ttl(broker.keys.chord(body.parent.id)) <= 86_400
         tasks.gate.set()
         assert await body.get(20) == [[1, 2, "3"], "own"]
         assert await body.parent.get(20) == [1, 2, "3"]
         assert await count_of(broker, body) == {}
+
+
+async def test_parts_may_end_further_apart_than_results_are_kept(make_broker: MakeBroker) -> None:
+    """A month is the limit, whatever `result_expires` says."""
+    broker = make_broker(result_expires=0.1)
+    tasks = Tasks(broker)
+    async with running(broker):
+        body = await chord([tasks.add.s(1), tasks.gated.s(2)], tasks.note.s()).delay()
+        await wait_for(lambda: count_of(broker, body))
+        assert 29 * 86_400 < await broker._client.ttl(broker.keys.chord(body.parent.id)) <= 30 * 86_400
+        record = broker.keys.record(body.parent.results[0].id)
+        await wait_for(lambda: is_gone(broker, record))
+        tasks.gate.set()
+        await wait_for(lambda: tasks.noted == [([1, 2],)])
+
+
+async def is_gone(broker: RedisBroker, key: str) -> bool:
+    return not await broker._client.exists(key)
 
 
 async def test_a_group_with_something_behind_it_is_a_chord(broker: RedisBroker, tasks: Tasks) -> None:

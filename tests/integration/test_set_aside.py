@@ -255,7 +255,7 @@ async def test_dead_letters_are_bounded_by_number_and_age(
             await broker._client.xadd(broker.keys.queue("default"), {"data": b"garbage %d" % number})
         await wait_for(lambda: has_buried(broker, b"garbage 7"))
         assert [letter.message for letter in await letters(broker)] == [b"garbage %d" % n for n in range(3, 8)]
-        monkeypatch.setattr(broker.settlement, "_keeping", lambda: Keeping(records=1000, failures=1000, dead_for=1))
+        monkeypatch.setattr(broker.settlement, "_keeping", lambda: Keeping(records=1000, failures=1000, unfinished=1))
         await broker._client.xadd(broker.keys.queue("default"), {"data": b"garbage 8"})
         await wait_for(lambda: has_buried(broker, b"garbage 8"))
         assert [letter.message for letter in await letters(broker)] == [b"garbage 8"]

@@ -76,8 +76,8 @@ class Keeping:
     history: int = 100_000
     dead_letters: int = 10_000
     """In each queue."""
-    dead_for: int = 30 * 86_400_000
-    """Milliseconds."""
+    unfinished: int = 30 * 86_400_000
+    """Milliseconds for what somebody may still go on with: dead letters, and the parts of a chord that have ended."""
 
 
 class Settlement:
@@ -138,7 +138,7 @@ class Settlement:
             keeping.records,
             keeping.history,
             keeping.dead_letters,
-            keeping.dead_for,
+            keeping.unfinished,
             keeping.failures,
         ]
         for told in endings:
@@ -147,10 +147,9 @@ class Settlement:
         return keys, arguments
 
     def _told(self, ending: Ending) -> Told:
-        keep = self._keeping().records
         keys: list[str] = []
         arguments: list[Any] = []
-        delivery, records, parcels = ending.delivery, ending.records if keep else (), ending.parcels
+        delivery, records, parcels = ending.delivery, ending.records if self._keeping().records else (), ending.parcels
         has = (bool(ending.dead_because), bool(ending.history), ending.claim is not None, ending.counted is not None)
         numbers = (ending.fenced, len(records), len(parcels), *has)
         keys.append(delivery.stream)
@@ -172,7 +171,7 @@ class Settlement:
             arguments += holding
         if ending.counted is not None:
             keys += ending.counted.keys(self._keys)
-            arguments += ending.counted.arguments(keep)
+            arguments += ending.counted.arguments()
         return Told(ending, keys, arguments)
 
 

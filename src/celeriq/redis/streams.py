@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
+from uuid import uuid4
 
 from redis.asyncio import ConnectionPool, Redis
 from redis.exceptions import RedisError
@@ -444,7 +445,8 @@ class RedisBroker(RedisStreamBroker):
         With `replace` it takes the place of the other one. Raises `SendError`.
         """
         parcel = self._addresses.parcel(envelope, at)
-        return await again_and_again(lambda: self._claims.take(envelope, claim, replace=replace, parcel=parcel))
+        take = partial(self._claims.take, envelope, claim, replace=replace, parcel=parcel, sending=uuid4().hex)
+        return await again_and_again(take)
 
     async def _declare_consumer_group(self) -> None:
         """Called by `RedisStreamBroker.startup()`."""

@@ -372,6 +372,40 @@ async def test_a_call_that_could_not_be_sent_leaves_no_key(
     assert (asked, await waiting(broker), list((await holders(broker)).values())) == (2, 1, [sent.id])
 
 
+async def test_a_call_whose_answer_was_lost_runs_once_though_it_has_ended(
+    make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key is free by then, so that it tells nothing."""
+    broker = make_broker()
+    ran: list[int] = []
+
+    @broker.task(unique="skip")
+    async def work(number: int) -> int:
+        ran.append(number)
+        return number
+
+    claim = broker._scripts.claim
+    lost: list[str] = []
+
+    async def answer_lost(**given: Any) -> Any:
+        answer = await claim(**given)
+        if not lost:
+            lost.append(answer.decode())
+            assert await AsyncResult[int](lost[0], broker=broker).get(timeout=WAIT) == 1
+            raise RedisConnectionError
+        return answer
+
+    monkeypatch.setattr(broker._scripts, "claim", answer_lost)
+    async with running(broker):
+        sent = await work.delay(1)
+        assert sent.id == lost[0]
+        assert await (await work.apply_async((2,), task_id=sent.id)).get(timeout=WAIT) == 1
+        other = await work.delay(3)
+        assert await other.get(timeout=WAIT) == 3
+        await wait_for(lambda: len(ran) == 3)
+    assert ran == [1, 2, 3]
+
+
 async def test_who_dies_with_a_key_keeps_it_until_another_has_run_its_message(make_broker: MakeBroker) -> None:
     dying, living = make_broker(lease=0.5), make_broker(lease=0.5)
     go_on = asyncio.Event()

@@ -168,8 +168,7 @@ class Attempt:
             raise NotFinishedError
         try:
             self._prepare(definition)
-            if self.envelope.broken:
-                self._refuse_broken()
+            self._refuse_if_broken()
             await self._ask_whether_to_begin()
             if (convert := definition.convert).is_needed:
                 args, kwargs = convert(args, kwargs)
@@ -184,6 +183,9 @@ class Attempt:
             self._end(Ignored())
             raise
         except BaseException as error:
+            if self.outcome is not None:
+                # It failed before its body.
+                raise
             outcome = _storable(self.envelope, self._after(error, definition, args, kwargs))
             self._end(outcome)
             if not isinstance(outcome, Failed):
@@ -199,8 +201,9 @@ class Attempt:
         self.options = definition.options.changed(said) if said else definition.options
         self.hooks = self.engine.hooks_for(definition, self.options)
 
-    def _refuse_broken(self) -> None:
-        raise ChordError(self.envelope.broken)
+    def _refuse_if_broken(self) -> None:
+        if self.envelope.broken:
+            raise ChordError(self.envelope.broken)
 
     async def _ask_whether_to_begin(self) -> None:
         for before in self.hooks.before:
@@ -209,7 +212,7 @@ class Attempt:
                 outcome = await outcome
             if outcome is not None:
                 self._end(outcome)
-                raise NotFinishedError
+                raise outcome.error if isinstance(outcome, Failed) else NotFinishedError
 
     def _end_if_called_off(self) -> None:
         """Raise `NotFinishedError` in place of the cancellation, if it was somebody's who said how the attempt ends.
@@ -316,8 +319,10 @@ class Attempt:
             case _:
                 self.stored = b""
 
-    def refuse(self, error: BaseException, limit: int) -> None:
+    def refuse(self, definition: Definition | None, error: BaseException, limit: int) -> None:
         """Decide the outcome of an attempt that a middleware's hook ended before it began."""
+        if definition is not None:
+            self._prepare(definition)
         self._end(after_broken_hook(error, self.envelope.postponed, limit))
 
     def fail_unbegun(self, definition: Definition, error: BaseException) -> None:

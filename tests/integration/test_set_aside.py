@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from taskiq import TaskiqMessage, TaskiqMiddleware
 
-from celeriq import NotRegistered, RedisBroker
+from celeriq import BoundTask, NotRegistered, RedisBroker
 from celeriq.envelope import VERSION, of_message
 from celeriq.redis.attempts import HistoryEntry
 from celeriq.redis.keys import Keys
@@ -203,6 +203,28 @@ async def test_a_hook_that_raises_before_the_task_is_asked_again_and_not_for_eve
         assert letter.reason == "a middleware raised before the task began: RuntimeError('not now')"
         assert hook.asked == 2
         assert (await (await task.kiq()).wait_result(timeout=20)).return_value == "ran"
+
+
+async def test_who_wants_to_know_is_told_of_a_task_that_never_began(make_broker: MakeBroker) -> None:
+    broker = make_broker(max_crashes=1)
+    told: list[str] = []
+
+    class Base(BoundTask):
+        def on_failure(self, exc: BaseException, *_: Any) -> None:
+            told.append(repr(exc))
+
+    @broker.task(base=Base)
+    async def work() -> None: ...
+
+    @broker.task
+    async def alarm(task_id: str) -> None:
+        told.append(task_id)
+
+    broker.add_middlewares(Refusing(times=1))
+    async with running(broker):
+        sent = await work.apply_async(link_error=alarm.s())
+        await wait_for(lambda: len(told) == 2)
+    assert sorted(told) == sorted(["RuntimeError('not now')", sent.id])
 
 
 async def dead_ones(make_broker: MakeBroker, count: int) -> RedisBroker:

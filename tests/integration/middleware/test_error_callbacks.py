@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from taskiq import TaskiqMessage, TaskiqMiddleware, TaskiqResult
 
 from celeriq import AsyncResult, BoundTask, Ignore, TaskSession, chain, injected
 from celeriq.middleware import ErrorCallbacks, standard
@@ -63,6 +64,35 @@ async def test_a_function_of_more_is_called_where_the_task_failed(make_broker: M
         await wait_for(lambda: len(told) == 2)
         assert await sent.state() == "FAILURE"
     assert told == ["broken", (sent.id, "ValueError('no')", "ValueError: no", "more")]
+
+
+async def test_a_failure_before_the_body_is_one_for_taskiqs_middlewares_and_the_log(
+    make_broker: MakeBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[str] = []
+
+    class Watching(TaskiqMiddleware):
+        def on_error(self, message: TaskiqMessage, result: TaskiqResult[Any], exception: BaseException) -> None:
+            told.append(repr(exception))
+
+        def post_save(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
+            told.append(repr(result.error))
+
+    class Base(BoundTask):
+        def before_start(self, *_: Any) -> None:
+            raise LookupError("not here")
+
+    broker = make_broker(middlewares=[*standard(), Watching()])
+
+    @broker.task(base=Base, autoretry_for=(LookupError,), default_retry_delay=0)
+    async def work() -> None: ...
+
+    async with running(broker):
+        with pytest.raises(LookupError, match="not here"):
+            await (await work.delay()).get(timeout=WAIT)
+        await wait_for(lambda: len(told) == 2)
+    assert told == 2 * ["LookupError('not here')"]
+    assert "LookupError: not here" in caplog.text
 
 
 async def test_only_failures_are_told_of_and_once(make_broker: MakeBroker) -> None:

@@ -96,9 +96,13 @@ def call_options(given: Mapping[str, Any], of_task: Sequence[str]) -> CallOption
         elif name != "declared":
             raise TypeError(_unknown_option(name, of_task))
     for name in ("link", "link_error"):
-        given_calls: Any = options.get(name) or ()
-        options[name] = tuple(cast("Any", given_calls)) if isinstance(given_calls, list | tuple) else (given_calls,)
+        options[name] = several(options.get(name))
     return CallOptions(**options, declared=declared)
+
+
+def several(given: Any) -> tuple[Call, ...]:
+    """Callbacks as they may be given: none, one, or a list of them."""
+    return tuple(cast("Any", given)) if isinstance(given, list | tuple) else (given,) if given else ()
 
 
 def _unknown_option(name: str, of_task: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, Union, Unpack, cast
@@ -12,7 +12,7 @@ from uuid import uuid4
 from msgspec.structs import replace as with_fields
 from taskiq.abc.broker import AsyncBroker
 
-from celeriq.call_options import KNOWN_OPTIONS, NOTHING_SAID, CallOptions, call_options
+from celeriq.call_options import KNOWN_OPTIONS, NOTHING_SAID, CallOptions, call_options, several
 from celeriq.calling import Kicker, dispatch
 from celeriq.envelope import Chord as WhatFollows
 from celeriq.envelope import Envelope
@@ -48,6 +48,10 @@ class Signature(Generic[R]):
     def on_error(self, *callbacks: Call) -> Signature[R]:
         """The same with more to be told when it has failed (CALL-17)."""
         return self.set(link_error=(*self.options.link_error, *callbacks))
+
+    def linked(self, links: Sequence[Call]) -> Signature[R]:
+        """The same with more to be sent when it has succeeded (CALL-16)."""
+        return self.set(link=(*self.options.link, *links)) if links else self
 
     def __or__(self, other: Call) -> Chain:
         return chain(self, other)
@@ -157,20 +161,24 @@ class Chain:
     ) -> Any:
         """Send the first step, which bears the others; the result of the last, None for a chain of nothing.
 
-        Options are those of the first step, a `link` is the last one's (CAN-04), and `link_error` is each one's.
+        Options are those of the first step (CAN-04); `task_id` is the last one's, and so is a `link`, beside those that
+        it has, as `link_error` is each one's.
         """
         return await _send(self.prepared(args, kwargs, options)) if self.steps else None
 
     def prepared(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: CallKeywords) -> Chain:
         if not self.steps:
             return self
-        link, told = options.pop("link", ()), options.pop("link_error", ())
-        steps = [self.steps[0].prepared(args, kwargs, options), *self.steps[1:]]
-        if told:
-            steps = [step.prepared((), None, {"link_error": told}) for step in steps]
-        if link:
-            steps[-1] = steps[-1].prepared((), None, {"link": link})
-        return Chain(tuple(steps))
+        of_first, of_last = _parted(options)
+        first, *later = self.steps
+        steps = Chain((first.prepared(args, kwargs, of_first), *later)).on_error(*several(options.get("link_error")))
+        return steps.linked(several(options.get("link"))).with_last(lambda last: last.prepared((), None, of_last))
+
+    def linked(self, links: Sequence[Call]) -> Chain:
+        return self.with_last(lambda last: last.linked(links))
+
+    def with_last(self, change: Callable[[Call], Call]) -> Chain:
+        return Chain((*self.steps[:-1], change(self.steps[-1])))
 
     async def envelope(self, *, fed: int = 0) -> Envelope:
         """The first step as it is sent, with the others; `fed`: how many values will come in front of its arguments."""
@@ -228,6 +236,9 @@ class Group:
         group_id = given.pop("task_id", None) or self.id
         return Group(tuple(call.prepared(args, kwargs, given.copy()) for call in self.calls), group_id)
 
+    def linked(self, links: Sequence[Call]) -> Group:
+        return self.prepared((), None, {"link": links}) if links else self
+
     async def envelope(self, *, fed: int = 0) -> Envelope:
         return grouped(self.id or uuid4().hex, [await call.envelope(fed=fed) for call in self.calls])
 
@@ -266,20 +277,18 @@ class Chord:
     ) -> Any:
         """Send the header; the result of the body, whose `parent` is the header's.
 
-        Options are the header's (CAN-16), except for `link`, `link_error` and `task_id`, which are the body's.
+        Options are the header's (CAN-16), except for `link`, `link_error` and `task_id`, which are the body's: links
+        beside those that it has.
         """
         return await _send(self.prepared(args, kwargs, options))
 
     def prepared(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: CallKeywords) -> Chord:
-        of_header, of_body = options.copy(), CallKeywords()
-        if "link" in of_header:
-            of_body["link"] = of_header.pop("link")
-        if "link_error" in of_header:
-            of_body["link_error"] = of_header.pop("link_error")
-        if "task_id" in of_header:
-            of_body["task_id"] = of_header.pop("task_id")
-        body = self.body.prepared((), None, of_body) if of_body else self.body
-        return Chord(self.header.prepared(args, kwargs, of_header), body)
+        of_header, of_body = _parted(options)
+        body = self.body.on_error(*several(options.get("link_error"))).linked(several(options.get("link")))
+        return Chord(self.header.prepared(args, kwargs, of_header), body.prepared((), None, of_body))
+
+    def linked(self, links: Sequence[Call]) -> Chord:
+        return replace(self, body=self.body.linked(links))
 
     async def envelope(self, *, fed: int = 0) -> Envelope:
         header = await self.header.envelope(fed=fed)
@@ -335,7 +344,20 @@ def chord(header: Group | Iterable[Call], body: Call) -> Chord:
     return Chord(group(header), body)
 
 
+def _parted(options: CallKeywords) -> tuple[CallKeywords, CallKeywords]:
+    """What is said of the beginning, and of the end; callbacks are said of each as it has them."""
+    of_first, of_last = options.copy(), CallKeywords()
+    of_first.pop("link", None)
+    of_first.pop("link_error", None)
+    if task_id := of_first.pop("task_id", None):
+        of_last["task_id"] = task_id
+    return of_first, of_last
+
+
 async def _send(call: Chain | Group | Chord) -> Any:
+    if isinstance(call, Chain) and len(call.steps) == 1:
+        # Another call may stand for it.
+        return await call.steps[0].apply_async()
     envelope = await call.envelope()
     first = call.steps[0] if isinstance(call, Chain) else None
     if isinstance(first, Signature):

@@ -117,6 +117,22 @@ async def test_a_link_of_a_chain_follows_its_last_step(broker: RedisBroker, task
         assert tasks.noted == [(7,)]
 
 
+async def test_what_is_said_of_a_chain_replaces_nothing_that_its_steps_say(broker: RedisBroker, tasks: Tasks) -> None:
+    """CAN-04: the id is the last one's, and callbacks are added to those of the steps."""
+    async with running(broker):
+        steps = tasks.add.s(1, 2) | tasks.add.s(4).set(link=tasks.note.s("own"))
+        last = await steps.apply_async(task_id="chosen", link=[tasks.note.s("more"), tasks.note.s("most")])
+        assert last.id == "chosen"
+        assert last.parent.id != "chosen"
+        await wait_for(lambda: len(tasks.noted) == 3)
+        assert sorted(tasks.noted) == [(7, "more"), (7, "most"), (7, "own")]
+        tasks.noted.clear()
+        failing = tasks.fail.s(1).on_error(tasks.note.si("own")) | tasks.add.s(1)
+        failed = await failing.apply_async(link_error=tasks.note.si("more"))
+        await wait_for(lambda: len(tasks.noted) == 2)
+        assert (sorted(tasks.noted), await state(broker, failed)) == ([("more",), ("own",)], "FAILURE")
+
+
 async def test_a_link_may_be_a_chain(broker: RedisBroker, tasks: Tasks) -> None:
     async with running(broker):
         await tasks.add.apply_async((1, 2), link=tasks.add.s(10) | tasks.note.s("last"))

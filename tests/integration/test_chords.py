@@ -186,6 +186,21 @@ async def test_a_part_that_fails_fails_the_body_when_all_have_ended(broker: Redi
         assert await count_of(broker, body) == {}
 
 
+async def test_callbacks_of_a_chord_come_to_those_of_its_body(broker: RedisBroker, tasks: Tasks) -> None:
+    async with running(broker):
+        body = tasks.total.s().set(link=tasks.note.s("own"), link_error=tasks.note.si("own error"))
+        more: Any = {"link": tasks.note.s("more"), "link_error": tasks.note.si("more errors")}
+        assert (await chord([tasks.add.s(1)], body).apply_async(task_id="chosen", **more)).id == "chosen"
+        await wait_for(lambda: sorted(tasks.noted) == [(1, "more"), (1, "own")])
+        tasks.noted.clear()
+        await chord([tasks.fail.s(1)], body).apply_async(**more)
+        await wait_for(lambda: sorted(tasks.noted) == [("more errors",), ("own error",)])
+        beside = group(tasks.note.s(), tasks.note.s())
+        tasks.noted.clear()
+        await chord([tasks.fail.s(1)], beside).apply_async(link_error=tasks.note.si("each"))
+        await wait_for(lambda: tasks.noted == [("each",), ("each",)])
+
+
 async def test_what_is_behind_a_body_fails_with_it(broker: RedisBroker, tasks: Tasks) -> None:
     """CERR-13."""
     async with running(broker):

@@ -77,6 +77,8 @@ class UniqueTasks(Middleware):
         mode = task.options[UniqueOptions].unique
         envelope.claim = _waiting(_claim(task, _as_it_arrives(envelope)), envelope)
         first = await sending(self.broker).send_unique(envelope, envelope.claim, replace=mode == "replace", at=at)
+        # Nobody stands for a call whose place another has taken before.
+        first = first or envelope.id
         # What would follow it were never sent, if the first one stood for it.
         if first != envelope.id and (mode == "raise" or envelope.chain or envelope.link):
             raise _duplicate(task, envelope.claim, first)

@@ -8,7 +8,16 @@ from uuid import UUID
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from celeriq import AsyncResult, BoundTask, DuplicateCallError, RedisBroker, SendError, TaskDefinitionError
+from celeriq import (
+    AsyncResult,
+    BoundTask,
+    DuplicateCallError,
+    RedisBroker,
+    SendError,
+    TaskDefinitionError,
+    chain,
+    group,
+)
 from celeriq.errors import TaskRevokedError
 from celeriq.middleware import UniqueTasks, standard
 from tests.integration.conftest import MakeBroker
@@ -61,6 +70,29 @@ async def test_the_first_call_stands_for_those_after_it_until_it_has_ended(make_
         assert await again.get(timeout=WAIT) == 1
     assert sorted(ran) == [1, 1, 2]
     assert await holders(broker) == {}
+
+
+async def test_a_chain_of_one_is_that_call(make_broker: MakeBroker) -> None:
+    """Its handle is of the call that stands for it."""
+    broker = make_broker()
+
+    @broker.task(unique="skip")
+    async def index(number: int) -> None: ...
+
+    first = await index.delay(7)
+    assert (await chain(index.s(7)).apply_async()).id == first.id
+    assert (await chain(group(index.s(7))).apply_async()).id == first.id
+
+
+async def test_a_call_whose_place_was_taken_before_keeps_its_id(make_broker: MakeBroker) -> None:
+    broker = make_broker()
+
+    @broker.task(unique="replace")
+    async def index(number: int) -> None: ...
+
+    await index.apply_async((7,), task_id="own")
+    await index.delay(7)
+    assert (await index.apply_async((7,), task_id="own")).id == "own"
 
 
 async def test_a_second_call_is_refused_by_name_key_and_id(make_broker: MakeBroker) -> None:

@@ -117,10 +117,11 @@ class Signature(Generic[R]):
 
     async def as_error_callback(self) -> Envelope:
         """As it is sent beside the call whose failure it is told of."""
-        if isinstance(self.task, Remote) or self.immutable:
+        if isinstance(self.task, Remote):
             return await self.envelope(fed=1)
         definition = self.task.definition
-        is_called = is_called_where_it_failed(definition)
+        given = ((), {}) if self.immutable else (self.args, self.kwargs)
+        is_called = is_called_where_it_failed(definition, *given)
         if is_called and not definition.needs_nothing({}):
             raise TypeError(
                 f"error callback {definition.name!r} takes more than one argument, so it is a plain function where the "
@@ -185,8 +186,8 @@ class Chain:
         return chained([await step.envelope(fed=1 if number else fed) for number, step in enumerate(self.steps)])
 
     async def as_error_callback(self) -> Envelope:
-        """Its first step takes the id of what failed."""
-        return await self.envelope(fed=1)
+        """Its first step takes the id of what failed; one of a single step is that."""
+        return await (self.envelope(fed=1) if self.steps[1:] else self.steps[0].as_error_callback())
 
     def result(self, envelope: Envelope, parent: Result | None = None) -> Any:
         found = parent

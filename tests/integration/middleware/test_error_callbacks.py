@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import UTC, datetime
 from typing import Any
 
@@ -95,6 +96,71 @@ async def test_a_failure_before_the_body_is_one_for_taskiqs_middlewares_and_the_
     assert "LookupError: not here" in caplog.text
 
 
+async def test_what_a_callback_bears_is_not_counted(make_broker: MakeBroker) -> None:
+    """CERR-02: whether it is sent or called is said by the arguments that it still takes."""
+    broker = make_broker()
+    told: list[Any] = []
+
+    @broker.task
+    async def fail() -> None:
+        raise ValueError("no")
+
+    @broker.task
+    async def notify(failed: Any, channel: str, level: str = "error") -> None:
+        told.append((failed, channel, level))
+
+    @broker.task
+    async def alone(channel: str, *, by: str = "mail") -> None:
+        told.append((channel, by))
+
+    async with running(broker):
+        callbacks = [notify.s("ops", "low"), notify.s(channel="dev"), notify.si("nobody", "ops"), alone.si("x", by="y")]
+        sent = await fail.apply_async(link_error=callbacks)
+        await wait_for(lambda: len(told) == 4)
+    expected = [(sent.id, "ops", "low"), (sent.id, "dev", "error"), ("nobody", "ops", "error"), ("x", "y")]
+    assert sorted(told) == sorted(expected)
+
+
+async def test_a_chain_is_sent_whatever_its_first_task_takes(make_broker: MakeBroker) -> None:
+    broker = make_broker()
+    told: list[Any] = []
+
+    @broker.task
+    async def fail() -> None:
+        raise ValueError("no")
+
+    @broker.task
+    async def first(request: Any, exc: Any = None, traceback: Any = None) -> str:
+        return f"{request if isinstance(request, str) else request.id}, {exc!r}"
+
+    @broker.task
+    async def last(text: str) -> None:
+        told.append(text)
+
+    async with running(broker):
+        sent = await fail.apply_async(link_error=first.s() | last.s())
+        await wait_for(lambda: told)
+    assert told == [f"{sent.id}, None"]
+
+
+async def test_a_def_callback_keeps_nobody_waiting(make_broker: MakeBroker) -> None:
+    broker = make_broker()
+    threads: list[bool] = []
+
+    @broker.task
+    async def fail() -> None:
+        raise ValueError("no")
+
+    @broker.task
+    def alarm(request: Any, exc: Any, traceback: Any) -> None:
+        threads.append(threading.current_thread() is threading.main_thread())
+
+    async with running(broker):
+        await fail.apply_async(link_error=[alarm.s(), chain(alarm.s())])
+        await wait_for(lambda: len(threads) == 2)
+    assert threads == [False, False]
+
+
 async def test_only_failures_are_told_of_and_once(make_broker: MakeBroker) -> None:
     """CERR-05: not a success, not each retry, not what was called off or ends without a result."""
     broker = make_broker()
@@ -184,6 +250,8 @@ async def test_a_called_one_into_which_something_is_injected_is_refused(make_bro
         TypeError, match=r"alarm' takes more than one argument.* let it take one, the id of what failed"
     ):
         await work.apply_async(link_error=alarm.s())
+    with pytest.raises(TypeError, match="alarm' takes more than one argument"):
+        await work.apply_async(link_error=alarm.si(1, 2, 3))
 
 
 async def test_arguments_that_do_not_fit_are_refused(make_broker: MakeBroker) -> None:

@@ -14,9 +14,11 @@ from broker.correlation import Correlation
 from broker.settings import BrokerSettings
 from celeriq import RedisBroker
 from celeriq.middleware import (
+    Acknowledgement,
     CircuitBreaker,
     ConcurrencyLimits,
     EarlyEnds,
+    ErrorCallbacks,
     Expiry,
     Handlers,
     ProcessPool,
@@ -28,6 +30,7 @@ from celeriq.middleware import (
     TimeLimits,
     TrackStarted,
     UniqueTasks,
+    WorkerLoss,
 )
 from db.engine import open_sessions
 
@@ -45,6 +48,7 @@ broker = RedisBroker(
     middlewares=[
         Correlation(),
         Announcement(),
+        WorkerLoss(),  # what its worker did not survive
         Revocation(),  # what was called off does not run, or is ended
         Expiry(),  # nor what comes too late
         UniqueTasks(),  # nor what waits or runs already
@@ -56,7 +60,9 @@ broker = RedisBroker(
         Handlers(),  # on_success, on_failure and others of a task's base class
         ProcessPool(),  # def tasks in processes of their own
         TimeLimits(),  # soft and hard
+        ErrorCallbacks(),  # link_error
         EarlyEnds(),  # Ignore and Reject
+        Acknowledgement(),  # messages that are kept
         Retries(),  # self.retry(), autoretry_for, backoff
         Results(),  # ignore_result
     ],

@@ -13,10 +13,11 @@ from msgspec.structs import replace as with_fields
 from taskiq.abc.broker import AsyncBroker
 
 from celeriq.call_options import KNOWN_OPTIONS, NOTHING_SAID, CallOptions, call_options, several
-from celeriq.calling import Kicker, dispatch
+from celeriq.calling import Kicker, dispatch, sending
 from celeriq.envelope import Chord as WhatFollows
 from celeriq.envelope import Envelope
 from celeriq.error_callbacks import TOLD, is_called_where_it_failed
+from celeriq.errors import UnsupportedOptionError
 from celeriq.group_result import GroupResult
 from celeriq.keywords import CallKeywords
 from celeriq.remote import Remote
@@ -99,6 +100,8 @@ class Signature(Generic[R]):
         takes = () if self.immutable else (None,) * fed
         self.task.check_arguments((*takes, *self.args), self.kwargs)
         said = self.options
+        if said.link_error and not sending(self.broker).sending_hooks().reads_link_error:
+            raise UnsupportedOptionError("a link_error needs the middleware ErrorCallbacks, which is not there: add it")
         envelope = await self.kicker().envelope(self.args, self.kwargs, said.declared)
         return with_fields(
             envelope,

@@ -29,6 +29,9 @@ class Middleware(TaskiqMiddleware):
     options: ClassVar[type[DeclaredOptions] | None] = None
     """The options that it reads; without the middleware they are unknown."""
 
+    reads_link_error: ClassVar[bool] = False
+    """Whether it tells those that a call names of its failure; where none does, such a call is refused."""
+
     def check(self, task: Definition) -> None:
         """Raise `TaskDefinitionError` for options that contradict each other or the function; called at import."""
 
@@ -119,13 +122,18 @@ class SendingHooks:
     senders: tuple[Middleware, ...] = ()
     """Those with a `send` of their own."""
     published: tuple[Callable[[Envelope], Awaitable[None]], ...] = ()
+    reads_link_error: bool = False
 
 
 def sending_hooks(middlewares: Iterable[TaskiqMiddleware]) -> SendingHooks:
     mine = [one for one in middlewares if isinstance(one, Middleware)]
     senders = tuple(one for one in mine if type(one).send is not Middleware.send)
     return SendingHooks(
-        _overridden(mine, "stamp"), _overridden(mine, "publishing"), senders, _overridden(mine, "published")
+        _overridden(mine, "stamp"),
+        _overridden(mine, "publishing"),
+        senders,
+        _overridden(mine, "published"),
+        any(one.reads_link_error for one in mine),
     )
 
 

@@ -27,6 +27,8 @@ class ErrorCallbacks(Middleware):
     function of `(request, exc, traceback)` is called in this worker afterwards, and lost if the worker dies before.
     """
 
+    reads_link_error = True
+
     def settling(self, attempt: Attempt) -> None:
         failed = attempt.envelope
         if failed.link_error and isinstance(attempt.outcome, Failed):

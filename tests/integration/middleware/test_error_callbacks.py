@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from taskiq import TaskiqMessage, TaskiqMiddleware, TaskiqResult
 
-from celeriq import AsyncResult, BoundTask, Ignore, TaskSession, chain, injected
+from celeriq import AsyncResult, BoundTask, Ignore, TaskSession, UnsupportedOptionError, chain, injected
 from celeriq.middleware import ErrorCallbacks, standard
 from tests.integration.conftest import MakeBroker
 from tests.waiting import wait_for
@@ -254,6 +254,19 @@ async def test_a_called_one_into_which_something_is_injected_is_refused(make_bro
         await work.apply_async(link_error=alarm.si(1, 2, 3))
 
 
+async def test_without_the_middleware_a_callback_is_refused(make_broker: MakeBroker) -> None:
+    """Nobody would tell it."""
+    broker = make_broker(middlewares=[one for one in standard() if not isinstance(one, ErrorCallbacks)])
+
+    @broker.task
+    async def work() -> None: ...
+
+    with pytest.raises(UnsupportedOptionError, match="a link_error needs the middleware ErrorCallbacks"):
+        await work.apply_async(link_error=work.si())
+    with pytest.raises(UnsupportedOptionError, match="ErrorCallbacks"):
+        await chain(work.s(), work.si()).on_error(work.si()).delay()
+
+
 async def test_arguments_that_do_not_fit_are_refused(make_broker: MakeBroker) -> None:
     """DEF-09."""
     broker = make_broker()
@@ -269,7 +282,8 @@ async def test_arguments_that_do_not_fit_are_refused(make_broker: MakeBroker) ->
     assert (await work.apply_async(link_error=nothing.si())).id
 
 
-async def test_without_the_middleware_nobody_is_told(make_broker: MakeBroker) -> None:
+async def test_a_worker_without_the_middleware_tells_nobody(make_broker: MakeBroker) -> None:
+    sender = make_broker()
     broker = make_broker(middlewares=[one for one in standard() if not isinstance(one, ErrorCallbacks)])
     told: list[str] = []
 
@@ -281,8 +295,11 @@ async def test_without_the_middleware_nobody_is_told(make_broker: MakeBroker) ->
     async def alarm(task_id: str) -> None:
         told.append(task_id)
 
+    @sender.task(name=alarm.task_name)
+    async def told_elsewhere(task_id: str) -> None: ...
+
     async with running(broker):
-        sent = await fail.apply_async(link_error=alarm.s())
+        sent = await sender.send_task(fail.task_name, link_error=told_elsewhere.s())
         with pytest.raises(ValueError, match="no"):
             await sent.get(timeout=WAIT)
         await (await alarm.delay("last")).get(timeout=WAIT)

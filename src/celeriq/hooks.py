@@ -39,8 +39,10 @@ class Middleware(TaskiqMiddleware):
         """Whether a task, or a call, with these options needs it at all."""
         return True
 
-    def stamp(self, envelope: Envelope, options: Options) -> None:
-        """Write into a message what is to be known where it runs; called where it is sent."""
+    def stamp(self, envelope: Envelope, options: Options, task: Definition | None) -> None:
+        """Write into a message what is to be known where it runs; called where it is sent, with the task if it is
+        registered there. Raise `TaskDefinitionError` for options of the call that cannot work.
+        """
 
     async def publishing(self, envelope: Envelope) -> None:
         """A call is about to be sent; its headers may still be changed."""
@@ -117,7 +119,7 @@ def hooks_of(middlewares: Iterable[TaskiqMiddleware], options: Options) -> Hooks
 class SendingHooks:
     """The hooks of a call that is sent."""
 
-    stamp: tuple[Callable[[Envelope, Options], None], ...] = ()
+    stamp: tuple[Callable[[Envelope, Options, Definition | None], None], ...] = ()
     publishing: tuple[Callable[[Envelope], Awaitable[None]], ...] = ()
     senders: tuple[Middleware, ...] = ()
     """Those with a `send` of their own."""

@@ -19,6 +19,8 @@ from celeriq import (
     RedisBroker,
     ResultTimeoutError,
     SendError,
+    TaskRevokedError,
+    TimeLimitExceeded,
     allow_join_result,
 )
 from celeriq.call_options import WITHOUT_MEANING
@@ -108,8 +110,31 @@ async def test_a_task_is_called_by_its_name(make_broker: MakeBroker) -> None:
     async with running(worker):
         assert await (await sender.send_task("add", (1,), {"two": 2})).get(timeout=WAIT) == 3
         assert await (await sender.send_task("where")).get(timeout=WAIT) == "mail"
-        with pytest.raises(TypeError, match="unknown option 'expires' of a call"):
-            await sender.send_task("add", (1,), expires=5)
+        with pytest.raises(TypeError, match="unknown option 'max_retries' of a call"):
+            await sender.send_task("add", (1,), **cast("Any", {"max_retries": 5}))
+
+
+async def test_a_call_of_what_is_registered_elsewhere_takes_the_options_of_a_call(make_broker: MakeBroker) -> None:
+    """CALL-02, CALL-08."""
+    sender, worker = make_broker(), make_broker()
+
+    @worker.task(name="work", bind=True)
+    async def work(self: BoundTask, seconds: float = 0.0) -> list[float | None]:
+        await asyncio.sleep(seconds)
+        return list(self.request.timelimit or ())
+
+    async with running(worker):
+        limited = await sender.send_task("work", time_limit=50, soft_time_limit=40)
+        assert sorted(await limited.get(timeout=WAIT)) == [40, 50]
+        with pytest.raises(TimeLimitExceeded):
+            await (await sender.send_task("work", (60,), time_limit=0.1)).get(timeout=WAIT)
+        late = await sender.send_task("work", expires=datetime(2020, 1, 1, tzinfo=UTC))
+        with pytest.raises(TaskRevokedError, match="expired"):
+            await late.get(timeout=WAIT)
+        ignored = await sender.send_task("work", ignore_result=True)
+        assert await ignored.get(timeout=WAIT) is None
+    with pytest.raises(TypeError, match="time_limit is -1"):
+        await sender.send_task("work", time_limit=-1)
 
 
 async def is_in_progress(sent: AsyncResult[Any]) -> bool:

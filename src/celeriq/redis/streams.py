@@ -425,8 +425,10 @@ class RedisBroker(RedisStreamBroker):
         Raises `TypeError` for an option that no call has, and `SendError` when Redis did not take it.
         """
         task = self.find_task(name)
-        known = task if isinstance(task, Task) else None
-        unchecked = Remote(self, name, known.kicker() if known else None, known.per_call if known else ())
+        if isinstance(task, Task):
+            unchecked = Remote(self, name, task.definition.options, task.kicker())
+        else:
+            unchecked = Remote(self, name, read_options(name, {}, kinds_of(self.middlewares)), None)
         return await Signature(task=unchecked, args=tuple(args), kwargs=kwargs or {}).apply_async(**options)
 
     async def send_many(self, envelopes: Sequence[Envelope]) -> list[Exception | None]:

@@ -126,6 +126,8 @@ class Attempt:
     part: Part | None = None
     """What its chord is told of it."""
     begun: bool = False
+    ran: bool = False
+    """Whether its body was called."""
     committed: bool = False
     acknowledged: bool = False
     """Taken off the queue before the body ran (`acks_late=False`)."""
@@ -233,6 +235,7 @@ class Attempt:
             # It does not end the worker, in which others run (EXE-10).
             return Failed(WorkerLostError(f"the task ended as if it were a program: {error!r}"))
         if isinstance(error, TypeError) and not self.acknowledged and not definition.accepts(args, kwargs):
+            self.ran = False
             return after_misfit(error, self.envelope.postponed)
         for decide in self.hooks.decide:
             outcome = decide(self, error)
@@ -265,6 +268,7 @@ class Attempt:
         self._end(Released() if stopping else Failed(error))
 
     async def _perform(self, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.ran = True
         graph = definition.graphs.for_overrides(self.engine.dependency_overrides)
         if graph.is_empty():
             value = await self._call(definition, args, kwargs)

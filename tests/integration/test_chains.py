@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import pytest
 from taskiq import Context, TaskiqDepends
 
-from celeriq import RedisBroker, chain, injected
+from celeriq import BoundTask, RedisBroker, chain, injected
 from tests.integration.conftest import MakeBroker
 from tests.waiting import wait_for
 from tests.workers import running
@@ -154,6 +154,27 @@ async def test_a_requeued_step_keeps_what_follows(broker: RedisBroker, tasks: Ta
         assert await value(await (again.s() | tasks.add.s(1)).apply_async(link=tasks.note.s())) == 2
         await wait_for(lambda: tasks.noted == [(2,)])
     assert len(runs) == 2
+
+
+async def test_a_requeued_call_is_the_same_call(broker: RedisBroker, tasks: Tasks) -> None:
+    """With all that it was sent with, but for the moment."""
+    seen: list[tuple[Any, ...]] = []
+
+    @broker.task(name="again", bind=True)
+    async def again(self: BoundTask, given: int, context: Annotated[Context, TaskiqDepends()] = injected) -> int:
+        request = self.request
+        timelimit, root, parent = request.timelimit, request.root_id, request.parent_id
+        seen.append((given, request.headers, request.shadow, request.expires, timelimit, root, parent))
+        if len(seen) == 1:
+            await context.requeue()
+        raise ValueError(given)
+
+    async with running(broker):
+        said: Any = {"headers": {"mine": 1}, "shadow": "other", "expires": 600, "time_limit": 50, "countdown": 0.05}
+        await again.apply_async((7,), root_id="root", parent_id="parent", link_error=tasks.note.si("told"), **said)
+        await wait_for(lambda: tasks.noted == [("told",)])
+    assert seen[0] == seen[1]
+    assert seen[0][4:] == ((50, None), "root", "parent")
 
 
 async def test_steps_have_queues_priorities_and_delays_of_their_own(broker: RedisBroker, tasks: Tasks) -> None:

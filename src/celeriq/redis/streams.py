@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 from uuid import uuid4
 
+from msgspec.structs import replace
 from redis.asyncio import ConnectionPool, Redis
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -25,7 +26,7 @@ from celeriq import envelope, shared, signals
 from celeriq.attempt import Attempt, Delivery
 from celeriq.canvas import Signature
 from celeriq.definition import Definition
-from celeriq.envelope import Claim, Envelope
+from celeriq.envelope import Claim, Envelope, without_turn
 from celeriq.errors import DuplicateTaskNameWarning, SendError, SessionsMissingError, UnsupportedOptionError
 from celeriq.hooks import Hooks, SendingHooks, hooks_of, kinds_of, readers, sending_hooks
 from celeriq.keywords import CallKeywords, TaskKeywords
@@ -388,13 +389,13 @@ class RedisBroker(RedisStreamBroker):
     # -- sending ---------------------------------------------------------------------------------------------------
 
     async def kick(self, message: BrokerMessage) -> None:
-        """For Taskiq's own senders: its scheduler, and `Context.requeue()`, after which what follows still follows."""
+        """For Taskiq's own senders: its scheduler, and `Context.requeue()`, after which it is the same call."""
         read = envelope.decode(message.message)
         attempt = Attempt.current_or_none()
         if attempt is not None and attempt.envelope.id == read.id:
-            before = attempt.envelope
-            read.link, read.chain = before.link, before.chain
-            read.group, read.group_index, read.chord = before.group, before.group_index, before.chord
+            # Taskiq writes it anew, and knows nothing of the rest.
+            anew = {name: getattr(read, name) for name in ("args", "kwargs", "labels", "labels_types")}
+            read = replace(without_turn(attempt.envelope), **anew, delay=0.0, eta=None, claim=None)
         await self.send(read)
 
     async def send(self, envelope: Envelope, *, at: float | None = None) -> None:

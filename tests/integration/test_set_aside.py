@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from taskiq import TaskiqMessage, TaskiqMiddleware
 
-from celeriq import BoundTask, NotRegistered, RedisBroker
+from celeriq import BoundTask, NotRegistered, RedisBroker, chord
 from celeriq.envelope import VERSION, of_message
 from celeriq.redis.attempts import HistoryEntry
 from celeriq.redis.keys import Keys
@@ -237,6 +237,30 @@ async def dead_ones(make_broker: MakeBroker, count: int) -> RedisBroker:
     await sender.shutdown()
     knowing(broker)
     return broker
+
+
+async def test_a_replayed_part_is_no_part_any_more(make_broker: MakeBroker) -> None:
+    """Its chord has ended with it, and is not counted anew."""
+    broker = make_broker()
+    runs: list[bool] = []
+
+    @broker.task(name="part", acks_on_failure=False)
+    async def part(*, fails: bool) -> int:
+        runs.append(fails)
+        if runs.count(True) == 1 and fails:
+            raise ValueError
+        return 1
+
+    @broker.task
+    async def body(values: list[int]) -> None: ...
+
+    async with running(broker):
+        whole = await chord([part.s(fails=True), part.s(fails=False)], body.s()).delay()
+        await whole.get(timeout=20, propagate=False, follow_parents=False)
+        [letter] = await letters(broker)
+        assert await broker.dead_letters().replay(letter.id)
+        await wait_for(whole.parent.results[0].successful)
+        assert not await broker._client.exists(broker.keys.chord(whole.parent.id))
 
 
 async def test_a_dead_letter_is_looked_at_edited_replayed_and_purged(make_broker: MakeBroker) -> None:

@@ -191,6 +191,7 @@ async def test_a_shared_task_without_a_broker_says_so() -> None:
 
     with pytest.raises(RuntimeError, match=r"shared task '.*add' has no broker yet: import the application's"):
         await add.delay()
+    assert not hasattr(add, "definition")
     with pytest.raises(TaskDefinitionError, match=r"is shared already: say @shared_task\(\) once"):
         shared_task()(add)
 

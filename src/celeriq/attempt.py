@@ -299,10 +299,11 @@ class Attempt:
     def _encode(self, value: Any) -> None:
         """Before the commit: a value that cannot be stored fails the task while it can still be rolled back."""
         limit, name = self.engine.max_payload, self.message.task_name
-        stored = record.encode(record.success(self.message.task_id, value, self.runtime, self.children))
-        record.refuse_what_is_lost(value, stored, nulls=1)  # that of the traceback
+        encoded = within(limit, record.encode(value), f"the return value of task {name!r}")
+        record.refuse_what_is_lost(value, encoded)
         self.next_steps = [(step, envelope.encode(step, limit)) for step in next_steps(self.envelope, value)]
-        self.stored = within(limit, stored, f"the return value of task {name!r}")
+        stored = record.success(self.message.task_id, msgspec.Raw(encoded), self.runtime, self.children)
+        self.stored = record.encode(stored)
         if self.envelope.chord is not None:
             self.part = parts.succeeded(self.envelope, self.envelope.chord, value)
 

@@ -24,6 +24,7 @@ from celeriq import (
     allow_join_result,
 )
 from celeriq.call_options import WITHOUT_MEANING
+from celeriq.record import MOST_CHILDREN
 from tests.integration.conftest import MakeBroker
 from tests.waiting import wait_for
 from tests.workers import running
@@ -59,6 +60,25 @@ async def test_parent_and_root_are_those_that_sent_it(make_broker: MakeBroker) -
         "link": (root, ids["last"]),
     }
     assert [child.id for child in children] == [ids["child"], ids["step"]]
+
+
+async def test_a_task_may_send_more_than_its_record_can_tell_of(make_broker: MakeBroker) -> None:
+    """What it has sent is no part of its return value, which has the limit."""
+    broker = make_broker(max_payload=2000)
+    sent = MOST_CHILDREN + 1
+
+    @broker.task
+    async def small(number: int) -> None: ...
+
+    @broker.task
+    async def send() -> str:
+        await small.kiq_many([(number,) for number in range(sent)])
+        return "all"
+
+    async with running(broker, slots=100):
+        handle = await send.delay()
+        assert await handle.get(timeout=WAIT) == "all"
+        assert len(await handle.children()) == MOST_CHILDREN
 
 
 async def test_a_task_sees_what_its_call_said(make_broker: MakeBroker) -> None:

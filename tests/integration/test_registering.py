@@ -131,6 +131,10 @@ async def test_who_sends_where_nobody_listens_is_told_once(
     await again.send_task("work")
     await again.shutdown()
     assert len(warned()) == 1
+    unique = broker.task(name="unique", unique="skip", queue="mial")(nothing)
+    for _ in range(2):
+        await unique.delay()
+    assert len(warned()) == 2
 
 
 async def test_unchecked_arguments_fail_where_they_run(make_broker: MakeBroker) -> None:

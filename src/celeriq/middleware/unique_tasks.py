@@ -59,8 +59,8 @@ class UniqueOptions(DeclaredOptions):
 class UniqueTasks(Middleware):
     """Has a call take its key in the step that sends it; the settlement of its end gives the key back.
 
-    A later step of a chain, a link, and what was sent by name from where the task is not registered take theirs when
-    they begin.
+    A later step of a chain, a link, the members of a group or a header, and what was sent by name from where the task
+    is not registered take theirs when they begin.
     """
 
     options = UniqueOptions

@@ -448,6 +448,7 @@ class RedisBroker(RedisStreamBroker):
         With `replace` it takes the place of the other one. Raises `SendError`.
         """
         parcel = self._addresses.parcel(envelope, at)
+        await self._listeners.look(parcel.queue)
         take = partial(self._claims.take, envelope, claim, replace=replace, parcel=parcel, sending=uuid4().hex)
         return await again_and_again(take)
 

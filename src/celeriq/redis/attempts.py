@@ -141,10 +141,13 @@ class Attempts:
         steps, chain = [step for step, _ in attempt.next_steps], attempt.envelope.chain
         # What is behind a header is told of with it, and this may be a later step of one of its parts.
         begins = steps if not chain or chain[0].members is not None else []
+        told = [*steps, *bodies(begins)]
+        before = [record.encode(one.headers) for one in told]
         for publishing in self._broker.sending_hooks().publishing:
-            for step in (*steps, *bodies(begins)):
+            for step in told:
                 await publishing(step)
-        attempt.next_steps = [(step, envelope.encode(step, self._broker.max_payload)) for step in steps]
+        if [record.encode(one.headers) for one in told] != before:
+            attempt.next_steps = [(step, envelope.encode(step, self._broker.max_payload)) for step in steps]
 
     async def _settle(self, ending: Ending) -> bool:
         written = await self._broker.settlement.settle(ending)

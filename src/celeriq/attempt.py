@@ -7,7 +7,7 @@ Only *succeeded* commits. The broker settles; nothing here talks to Redis.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from concurrent.futures import Executor
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -93,7 +93,7 @@ class Engine(Protocol):
 
     def is_revoked(self, call: Envelope) -> bool: ...
 
-    def hooks_for(self, definition: Definition, options: Options) -> Hooks: ...
+    def settings_of(self, definition: Definition, said: Mapping[str, Any]) -> tuple[Options, Hooks]: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -199,9 +199,8 @@ class Attempt:
         return value
 
     def _prepare(self, definition: Definition) -> None:
-        self.definition, said = definition, self.envelope.options
-        self.options = definition.options.changed(said) if said else definition.options
-        self.hooks = self.engine.hooks_for(definition, self.options)
+        self.definition = definition
+        self.options, self.hooks = self.engine.settings_of(definition, self.envelope.options)
 
     def _refuse_if_broken(self) -> None:
         if self.envelope.broken:

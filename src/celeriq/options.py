@@ -7,7 +7,7 @@ import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, TypeVar, cast
 
 from celeriq.errors import TaskDefinitionError, UnknownOptionError
@@ -205,6 +205,11 @@ def _changed(part: DeclaredOptions, given: Mapping[str, Any]) -> DeclaredOptions
 
 def names_of(kind: type[DeclaredOptions], *, per_call: bool = False) -> frozenset[str]:
     """The names of its options, all of them or those that a call may say."""
+    return _names_of(cast("Any", kind), per_call)
+
+
+@cache
+def _names_of(kind: Any, per_call: bool) -> frozenset[str]:  # noqa: FBT001
     fields = dataclasses.fields(kind)
     return frozenset(field.name for field in fields if field.metadata["per_call"] or not per_call)
 

@@ -25,6 +25,7 @@ from celeriq import (
 )
 from celeriq.call_options import WITHOUT_MEANING
 from celeriq.record import MOST_CHILDREN
+from celeriq.redis.streams import MOST_SETTINGS
 from tests.integration.conftest import MakeBroker
 from tests.waiting import wait_for
 from tests.workers import running
@@ -60,6 +61,26 @@ async def test_parent_and_root_are_those_that_sent_it(make_broker: MakeBroker) -
         "link": (root, ids["last"]),
     }
     assert [child.id for child in children] == [ids["child"], ids["step"]]
+
+
+async def test_what_calls_say_is_read_once_for_each_that_says_the_same(make_broker: MakeBroker) -> None:
+    broker = make_broker()
+
+    @broker.task
+    async def work() -> None: ...
+
+    def read(**said: Any) -> Any:
+        return broker.settings_of(work.definition, said)
+
+    options, hooks = read(time_limit=5, ignore_result=True)
+    assert (options.get("time_limit"), options.get("ignore_result")) == (5, True)
+    assert read(ignore_result=True, time_limit=5) == (options, hooks)
+    assert read(ignore_result=True, time_limit=5)[0] is options
+    assert read()[0] is work.definition.options
+    assert read(of_a_newer_version=[1])[0] == work.definition.options
+    for number in range(MOST_SETTINGS + 1):
+        read(time_limit=number + 1)
+    assert len(broker._settings) <= MOST_SETTINGS
 
 
 async def test_a_task_may_send_more_than_its_record_can_tell_of(make_broker: MakeBroker) -> None:

@@ -62,6 +62,9 @@ logger = logging.getLogger(__name__)
 YOUNG_OBJECTS = 5_000
 """How many a worker makes before Python looks for cycles among them."""
 
+MOST_SETTINGS = 1_000
+"""How many tasks, each with what calls say of it, a broker remembers the middlewares of."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 REFUSED = {
@@ -153,7 +156,7 @@ class RedisBroker(RedisStreamBroker):
         self.concurrency = concurrency
         self._main = main
         self._said_elsewhere = SaidElsewhere(task_defaults or {}, overrides or {})
-        self._hooks: dict[Definition, Hooks] = {}
+        self._settings: dict[tuple[Definition, tuple[tuple[str, Any], ...]], tuple[Options, Hooks]] = {}
         self.with_middlewares(*(standard() if middlewares is None else middlewares))
         self.worker: Worker | None = None
         self.threads: Executor | None = None
@@ -164,6 +167,7 @@ class RedisBroker(RedisStreamBroker):
         self._url = url
         self._client_options = dict(connection)
         self._queues = None if queues is None else frozenset(queues)
+        self._queues_of_tasks: tuple[int, frozenset[str]] = -1, frozenset()
         named = frozenset(self._queues or ())
         self._addresses = Addresses(
             routes, default_queue, max_payload, None if create_missing_queues else lambda: named | self._of_tasks()
@@ -305,13 +309,22 @@ class RedisBroker(RedisStreamBroker):
         said = self._said_elsewhere.with_those(name, {**inherited, **given})
         return read_options(name, said, kinds, readers(STANDARD))
 
-    def hooks_for(self, definition: Definition, options: Options) -> Hooks:
-        """What middlewares do around a task; `options` are its own, or what a call made of them."""
-        if options is not definition.options:
-            return hooks_of(self.middlewares, options)
-        if definition not in self._hooks:
-            self._hooks[definition] = hooks_of(self.middlewares, options)
-        return self._hooks[definition]
+    def settings_of(self, definition: Definition, said: Mapping[str, Any]) -> tuple[Options, Hooks]:
+        """The options of a task, over them what a call has `said`, and what middlewares do around it."""
+        calls = (definition, tuple(sorted(said.items())))
+        try:
+            known = self._settings.get(calls)
+        except TypeError:  # not hashable
+            return self._new_settings(definition, said)
+        if known is None:
+            if len(self._settings) >= MOST_SETTINGS:
+                self._settings.clear()
+            known = self._settings[calls] = self._new_settings(definition, said)
+        return known
+
+    def _new_settings(self, definition: Definition, said: Mapping[str, Any]) -> tuple[Options, Hooks]:
+        options = definition.options.changed(said) if said else definition.options
+        return options, hooks_of(self.middlewares, options)
 
     def with_middlewares(self, *middlewares: TaskiqMiddleware) -> Self:
         """Add middlewares; one of celeriq's takes the place of the one of its kind that is there."""
@@ -322,7 +335,7 @@ class RedisBroker(RedisStreamBroker):
                 self.middlewares[kinds.index(type(middleware))] = middleware
             else:
                 super().with_middlewares(middleware)
-        self._hooks.clear()
+        self._settings.clear()
         self._sending_hooks = sending_hooks(self.middlewares)
         return self
 
@@ -462,10 +475,13 @@ class RedisBroker(RedisStreamBroker):
 
     def _of_tasks(self) -> frozenset[str]:
         """The default queue, and those of all registered tasks."""
-        # A copy: the lease's thread asks, too, while tasks may be registered.
-        return frozenset(
-            {self.queue_name, *(self._addresses.queue_of(task) for task in list(self.local_task_registry.values()))}
-        )
+        number, queues = self._queues_of_tasks
+        if number != len(self.local_task_registry):
+            # A copy: the lease's thread asks, too, while tasks may be registered.
+            tasks = list(self.local_task_registry.values())
+            queues = frozenset({self.queue_name, *map(self._addresses.queue_of, tasks)})
+            self._queues_of_tasks = len(tasks), queues
+        return queues
 
     # -- queues ----------------------------------------------------------------------------------------------------
 

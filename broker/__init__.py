@@ -14,9 +14,11 @@ from broker.correlation import Correlation
 from broker.settings import BrokerSettings
 from celeriq import RedisBroker
 from celeriq.middleware import (
+    Acknowledgement,
     CircuitBreaker,
     ConcurrencyLimits,
     EarlyEnds,
+    ErrorCallbacks,
     Expiry,
     Handlers,
     Once,
@@ -29,6 +31,7 @@ from celeriq.middleware import (
     TimeLimits,
     TrackStarted,
     UniqueTasks,
+    WorkerLoss,
 )
 from db.engine import open_sessions
 
@@ -46,6 +49,7 @@ broker = RedisBroker(
     middlewares=[
         Correlation(),
         Announcement(),
+        WorkerLoss(),  # what its worker did not survive
         Revocation(),  # what was called off does not run, or is ended
         Expiry(),  # nor what comes too late
         UniqueTasks(),  # nor what waits or runs already
@@ -58,7 +62,9 @@ broker = RedisBroker(
         ProcessPool(),  # def tasks in processes of their own
         TimeLimits(),  # soft and hard
         Once(),  # effects that happen once, however often a message comes
+        ErrorCallbacks(),  # link_error
         EarlyEnds(),  # Ignore and Reject
+        Acknowledgement(),  # messages that are kept
         Retries(),  # self.retry(), autoretry_for, backoff
         Results(),  # ignore_result
     ],

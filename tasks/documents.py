@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from broker import broker
-from celeriq import BoundTask, CurrentTask, TaskSession, injected
+from celeriq import BoundTask, CurrentTask, TaskSession, TimeLimitExceeded, injected
 from db import documents
 from db.documents import Passage
 from tasks.compute import compute
@@ -50,7 +50,7 @@ async def extract(content: bytes, task: BoundTask) -> list[str]:
         for first in range(0, total, settings.pages_per_step):
             pages += await compute(extract_pages, content, first, first + settings.pages_per_step)
             await task.update_state("PROGRESS", {"step": "extract", "current": len(pages), "total": total})
-    except TimeoutError as error:
+    except TimeLimitExceeded as error:
         raise UnreadableDocumentError("the PDF takes too long to read") from error
     if not any(page.strip() for page in pages):
         raise UnreadableDocumentError("the PDF has no text: it may be a scan, which needs OCR first")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from inspect import Parameter
-from typing import Any, get_type_hints
+from types import GenericAlias
+from typing import Any, cast, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
-from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
+
+from celeriq import record
 
 Convert = Callable[[Any], Any]
 
@@ -22,9 +25,9 @@ class Conversion:
     def __init__(self, task_name: str, function: Callable[..., Any], signature: inspect.Signature) -> None:
         hints = _hints_of(function)
         converts = {
-            name: partial(_converted, task_name, name, hints[name], adapter)
+            name: partial(_converted, task_name, name, hints[name], read)
             for name in signature.parameters
-            if name in hints and (adapter := _adapter_of(hints[name])) is not None
+            if name in hints and (read := reader(hints[name])) is not None
         }
         parameters = signature.parameters.values()
         self._positional = [converts.get(one.name) for one in parameters if one.kind in _POSITIONAL]
@@ -48,14 +51,14 @@ class Conversion:
         return value if convert is None or value is None else convert(value)
 
 
-def _converted(task_name: str, name: str, kind: Any, adapter: TypeAdapter[Any], value: Any) -> Any:
+def _converted(task_name: str, name: str, kind: Any, read: Convert, value: Any) -> Any:
     if type(value) is kind:
         return value
     try:
-        return adapter.validate_python(value)
+        return read(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        where = "".join(f"[{part!r}]" for part in first["loc"])
+        where = "".join(f"[{part!r}]" for part in first["loc"][1:])
         raise TypeError(
             f"task {task_name!r}: argument {name!r}{where}: {first['msg']}, not {first['input']!r}"
         ) from error
@@ -68,11 +71,31 @@ def _hints_of(function: Callable[..., Any]) -> dict[str, Any]:
         return {}
 
 
-def _adapter_of(kind: Any) -> TypeAdapter[Any] | None:
-    """None for an annotation that says nothing, or nothing that can be checked."""
+@cache
+def reader(kind: Any) -> Convert | None:
+    """What makes a value of `kind` of what JSON made of it; None for an annotation that says nothing, or nothing that
+    can be checked. It raises pydantic's `ValidationError`.
+    """
     if kind is Any or kind is object:
         return None
     try:
-        return TypeAdapter(kind)
-    except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation):
+        # In a tuple, for a model or a dataclass cannot be read in another way than its own.
+        adapter: TypeAdapter[tuple[Any]] = TypeAdapter(cast("Any", GenericAlias(tuple, (kind,))), config=_BYTES)
+    except PydanticUserError:
         return None
+    if not adapter.pydantic_complete:
+        return None
+    if _has_bytes(adapter.core_schema):
+        # They are base64 in JSON, and only there.
+        return lambda value: adapter.validate_json(record.encode([value]))[0]
+    return lambda value: adapter.validate_python((value,))[0]
+
+
+_BYTES = ConfigDict(val_json_bytes="base64")
+
+
+def _has_bytes(schema: Any) -> bool:
+    if isinstance(schema, dict):
+        of = cast("dict[str, Any]", schema)
+        return of.get("type") == "bytes" or any(map(_has_bytes, of.values()))
+    return isinstance(schema, list | tuple) and any(map(_has_bytes, cast("Sequence[Any]", schema)))

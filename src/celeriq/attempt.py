@@ -7,23 +7,24 @@ Only *succeeded* commits. The broker settles; nothing here talks to Redis.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from concurrent.futures import Executor
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
 from taskiq.exceptions import NoResultError
 from taskiq.message import TaskiqMessage
 
 from celeriq import envelope, parts, record
 from celeriq.definition import Definition
 from celeriq.dependencies import OpenedDependencies
-from celeriq.envelope import RETRIES_LABEL, Claim, Envelope, within
+from celeriq.envelope import RETRIES_LABEL, Claim, Envelope, for_retry, within
 from celeriq.errors import CeleriqError, ChordError, WorkerLostError
 from celeriq.hooks import NO_HOOKS, Hooks
-from celeriq.options import NO_OPTIONS, Options
+from celeriq.options import NO_OPTIONS, Options, check_wait
 from celeriq.outbox import Waiting
 from celeriq.outcome import (
     Failed,
@@ -38,6 +39,7 @@ from celeriq.outcome import (
     after_misfit,
 )
 from celeriq.parts import Part
+from celeriq.routing import check_priority
 from celeriq.steps import next_steps
 
 if TYPE_CHECKING:
@@ -99,7 +101,7 @@ class Engine(Protocol):
 
     def is_revoked(self, call: Envelope) -> bool: ...
 
-    def hooks_for(self, definition: Definition, options: Options) -> Hooks: ...
+    def settings_of(self, definition: Definition, said: Mapping[str, Any]) -> tuple[Options, Hooks]: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -137,6 +139,8 @@ class Attempt:
     """Its own, if it has asked for one."""
     begun: bool = False
     commit_begun: bool = False
+    ran: bool = False
+    """Whether its body was called."""
     committed: bool = False
     repeated: bool = False
     """Whether another attempt had the effects that count as this one's."""
@@ -181,8 +185,7 @@ class Attempt:
             raise NotFinishedError
         try:
             self._prepare(definition)
-            if self.envelope.broken:
-                self._refuse_broken()
+            self._refuse_if_broken()
             await self._ask_whether_to_begin()
             if (convert := definition.convert).is_needed:
                 args, kwargs = convert(args, kwargs)
@@ -196,8 +199,11 @@ class Attempt:
             # Taskiq's way to say that there is nothing to store, `Context.requeue()` for one.
             self._end(Ignored())
             raise
-        except BaseException as error:  # noqa: BLE001 - it is raised again, unless the attempt has succeeded after all
-            return self._end_after(error, _storable(await self._after(error, definition, args, kwargs)))
+        except BaseException as error:
+            if self.outcome is not None:
+                # It failed before its body.
+                raise
+            return self._end_after(error, _storable(self.envelope, await self._after(error, definition, args, kwargs)))
         self.outcome = Succeeded(value)
         return value
 
@@ -216,12 +222,12 @@ class Attempt:
         raise error
 
     def _prepare(self, definition: Definition) -> None:
-        self.definition, said = definition, self.envelope.options
-        self.options = definition.options.changed(said) if said else definition.options
-        self.hooks = self.engine.hooks_for(definition, self.options)
+        self.definition = definition
+        self.options, self.hooks = self.engine.settings_of(definition, self.envelope.options)
 
-    def _refuse_broken(self) -> None:
-        raise ChordError(self.envelope.broken)
+    def _refuse_if_broken(self) -> None:
+        if self.envelope.broken:
+            raise ChordError(self.envelope.broken)
 
     async def _ask_whether_to_begin(self) -> None:
         for before in self.hooks.before:
@@ -232,7 +238,7 @@ class Attempt:
                 raise _RepeatedError(outcome)
             if outcome is not None:
                 self._end(outcome)
-                raise NotFinishedError
+                raise outcome.error if isinstance(outcome, Failed) else NotFinishedError
 
     def _end_if_called_off(self) -> None:
         """Raise `NotFinishedError` in place of the cancellation, if it was somebody's who said how the attempt ends.
@@ -255,6 +261,7 @@ class Attempt:
             # It does not end the worker, in which others run (EXE-10).
             return Failed(WorkerLostError(f"the task ended as if it were a program: {error!r}"))
         if isinstance(error, TypeError) and not self.acknowledged and not definition.accepts(args, kwargs):
+            self.ran = False
             return after_misfit(error, self.envelope.postponed)
         for decide in self.hooks.decide:
             outcome = decide(self, error)
@@ -289,6 +296,7 @@ class Attempt:
         self._end(Released() if stopping else Failed(error))
 
     async def _perform(self, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.ran = True
         graph = definition.graphs.for_overrides(self.engine.dependency_overrides)
         if graph.is_empty():
             value = await self._call(definition, args, kwargs)
@@ -326,10 +334,11 @@ class Attempt:
     def _encode(self, value: Any) -> None:
         """Before the commit: a value that cannot be stored fails the task while it can still be rolled back."""
         limit, name = self.engine.max_payload, self.message.task_name
-        stored = record.encode(record.success(self.message.task_id, value, self.runtime, self.children))
-        record.refuse_what_is_lost(value, stored, nulls=1)  # that of the traceback
+        encoded = within(limit, record.encode(value), f"the return value of task {name!r}")
+        record.refuse_what_is_lost(value, encoded)
         self.next_steps = [(step, envelope.encode(step, limit)) for step in next_steps(self.envelope, value)]
-        self.stored = within(limit, stored, f"the return value of task {name!r}")
+        stored = record.success(self.message.task_id, msgspec.Raw(encoded), self.runtime, self.children)
+        self.stored = record.encode(stored)
         if self.envelope.chord is not None:
             self.part = parts.succeeded(self.envelope, self.envelope.chord, value)
 
@@ -350,8 +359,10 @@ class Attempt:
             case _:
                 self.stored = b""
 
-    def refuse(self, error: BaseException, limit: int) -> None:
+    def refuse(self, definition: Definition | None, error: BaseException, limit: int) -> None:
         """Decide the outcome of an attempt that a middleware's hook ended before it began."""
+        if definition is not None:
+            self._prepare(definition)
         self._end(after_broken_hook(error, self.envelope.postponed, limit))
 
     def fail_unbegun(self, definition: Definition, error: BaseException) -> None:
@@ -373,12 +384,16 @@ class _RepeatedError(Exception):
         self.outcome = outcome
 
 
-def _storable(outcome: Outcome) -> Outcome:
-    """The outcome, or the failure of a retry with what cannot be sent (RETRY-11)."""
-    if isinstance(outcome, Retrying) and outcome.changes:
+def _storable(call: Envelope, outcome: Outcome) -> Outcome:
+    """The outcome, or the failure of a retry that cannot be sent (RETRY-11), or not be read then."""
+    if isinstance(outcome, Retrying):
         try:
-            record.refuse_what_is_lost(outcome.changes, record.encode(outcome.changes))
-        except CeleriqError as refused:
+            check_wait("the delay of a retry", outcome.delay)
+            if outcome.changes:
+                record.refuse_what_is_lost(outcome.changes, record.encode(outcome.changes))
+                again = envelope.decode(record.encode(for_retry(call, outcome.changes)))
+                check_priority(again.priority)
+        except (CeleriqError, msgspec.DecodeError, TypeError, ValueError) as refused:
             return Failed(refused)
     return outcome
 

@@ -14,6 +14,7 @@ from celeriq.middleware import retries
 from celeriq.outcome import Retry
 from celeriq.record import Record
 from celeriq.request import Request
+from celeriq.routing import Route
 
 if TYPE_CHECKING:
     from celeriq.definition import Definition
@@ -86,7 +87,7 @@ class BoundTask:
 
         `countdown`: seconds until then, or `eta`: the moment; by default the task's `default_retry_delay`. `args` and
         `kwargs` replace the call's. Raises `exc` when there is no retry left, or `MaxRetriesExceededError` (RETRY-04,
-        RETRY-05), and `TypeError` for an option that no call has.
+        RETRY-05), `TypeError` for an option that no call has, and what a call raises for illegal ones.
         """
         if not throw:
             raise TypeError(
@@ -95,7 +96,8 @@ class BoundTask:
         attempt = Attempt.current_or_none()
         if attempt is None:
             raise exc or Retry("Task can be retried")
-        changes = {name: options.pop(name) for name in CARRIED if name in options}
+        changes = {name: value for name in CARRIED if (value := options.pop(name, None)) is not None}
+        Route(queue=changes.get("queue"), priority=changes.get("priority"))
         if options:
             attempt.options.changed_by_call(options)
             changes["options"] = {**attempt.envelope.options, **options}

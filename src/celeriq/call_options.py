@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, cast
 
+from celeriq.options import check_wait
 from celeriq.routing import check_priority
 
 if TYPE_CHECKING:
@@ -70,8 +71,8 @@ class CallOptions:
             check_priority(self.priority)
         if self.countdown is not None and self.eta is not None:
             raise ValueError("countdown and eta say the same thing twice: give one of them")
-        if self.countdown is not None and not 0 <= self.countdown < 2**31:
-            raise ValueError(f"countdown is {self.countdown!r}; it must be seconds, 0 or more and less than 2**31")
+        if self.countdown is not None:
+            check_wait("countdown", self.countdown)
 
     def labels(self) -> dict[str, Any]:
         return {name: value for name in ("queue", "priority") if (value := getattr(self, name)) is not None}
@@ -100,9 +101,13 @@ def call_options(given: Mapping[str, Any], of_task: Sequence[str]) -> CallOption
         elif name != "declared":
             raise TypeError(_unknown_option(name, of_task))
     for name in ("link", "link_error"):
-        given_calls: Any = options.get(name) or ()
-        options[name] = tuple(cast("Any", given_calls)) if isinstance(given_calls, list | tuple) else (given_calls,)
+        options[name] = several(options.get(name))
     return CallOptions(**options, declared=declared)
+
+
+def several(given: Any) -> tuple[Call, ...]:
+    """Callbacks as they may be given: none, one, or a list of them."""
+    return tuple(cast("Any", given)) if isinstance(given, list | tuple) else (given,) if given else ()
 
 
 def _unknown_option(name: str, of_task: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ from celeriq.definition import Definition
 from celeriq.envelope import VERSION, Claim, Envelope, of_message
 from celeriq.errors import SendError
 from celeriq.hooks import Middleware, SendingHooks
+from celeriq.options import Options
 from celeriq.result import AsyncResult
 from celeriq.steps import bodies
 
@@ -54,6 +55,8 @@ class Kicker(AsyncKicker[P, R], Generic[P, R]):
 
     definition: Definition | None = None
     """None for a task that is not registered here."""
+    options: Options | None = None
+    """Of such a task, what is taken for its options."""
 
     async def kiq(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Send the call. Raises `SendError`, which is a `SendTaskError`, with the reason."""
@@ -141,11 +144,11 @@ class Kicker(AsyncKicker[P, R], Generic[P, R]):
             envelope.root, envelope.parent = sender.envelope.root or sender.envelope.id, sender.envelope.id
         if given:
             envelope.options = dict(given)
-        if self.definition is not None:
-            own = self.definition.options
+        own = self.options if self.definition is None else self.definition.options
+        if own is not None:
             options = own.changed_by_call(given) if given else own
             for stamp in sending(self.broker).sending_hooks().stamp:
-                stamp(envelope, options)
+                stamp(envelope, options, self.definition)
 
     async def sent(self, envelope: Envelope, task_id: str) -> AsyncResult[Any]:
         """Tell of it, unless another call stands for it, `task_id`; the result of the one that does."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, Union, Unpack, cast
@@ -12,11 +12,12 @@ from uuid import uuid4
 from msgspec.structs import replace as with_fields
 from taskiq.abc.broker import AsyncBroker
 
-from celeriq.call_options import KNOWN_OPTIONS, NOTHING_SAID, CallOptions, call_options
-from celeriq.calling import Kicker, dispatch
+from celeriq.call_options import KNOWN_OPTIONS, NOTHING_SAID, CallOptions, call_options, several
+from celeriq.calling import Kicker, dispatch, sending
 from celeriq.envelope import Chord as WhatFollows
 from celeriq.envelope import Envelope
 from celeriq.error_callbacks import TOLD, is_called_where_it_failed
+from celeriq.errors import UnsupportedOptionError
 from celeriq.group_result import GroupResult
 from celeriq.keywords import CallKeywords
 from celeriq.remote import Remote
@@ -48,6 +49,10 @@ class Signature(Generic[R]):
     def on_error(self, *callbacks: Call) -> Signature[R]:
         """The same with more to be told when it has failed (CALL-17)."""
         return self.set(link_error=(*self.options.link_error, *callbacks))
+
+    def linked(self, links: Sequence[Call]) -> Signature[R]:
+        """The same with more to be sent when it has succeeded (CALL-16)."""
+        return self.set(link=(*self.options.link, *links)) if links else self
 
     def __or__(self, other: Call) -> Chain:
         return chain(self, other)
@@ -95,6 +100,8 @@ class Signature(Generic[R]):
         takes = () if self.immutable else (None,) * fed
         self.task.check_arguments((*takes, *self.args), self.kwargs)
         said = self.options
+        if said.link_error and not sending(self.broker).sending_hooks().reads_link_error:
+            raise UnsupportedOptionError("a link_error needs the middleware ErrorCallbacks, which is not there: add it")
         envelope = await self.kicker().envelope(self.args, self.kwargs, said.declared)
         return with_fields(
             envelope,
@@ -113,10 +120,11 @@ class Signature(Generic[R]):
 
     async def as_error_callback(self) -> Envelope:
         """As it is sent beside the call whose failure it is told of."""
-        if isinstance(self.task, Remote) or self.immutable:
+        if isinstance(self.task, Remote):
             return await self.envelope(fed=1)
         definition = self.task.definition
-        is_called = is_called_where_it_failed(definition)
+        given = ((), {}) if self.immutable else (self.args, self.kwargs)
+        is_called = is_called_where_it_failed(definition, *given)
         if is_called and not definition.needs_nothing({}):
             raise TypeError(
                 f"error callback {definition.name!r} takes more than one argument, so it is a plain function where the "
@@ -157,28 +165,32 @@ class Chain:
     ) -> Any:
         """Send the first step, which bears the others; the result of the last, None for a chain of nothing.
 
-        Options are those of the first step, a `link` is the last one's (CAN-04), and `link_error` is each one's.
+        Options are those of the first step (CAN-04); `task_id` is the last one's, and so is a `link`, beside those that
+        it has, as `link_error` is each one's.
         """
         return await _send(self, args, kwargs, options) if self.steps else None
 
     def prepared(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: CallKeywords) -> Chain:
         if not self.steps:
             return self
-        link, told = options.pop("link", ()), options.pop("link_error", ())
-        steps = [self.steps[0].prepared(args, kwargs, options), *self.steps[1:]]
-        if told:
-            steps = [step.prepared((), None, {"link_error": told}) for step in steps]
-        if link:
-            steps[-1] = steps[-1].prepared((), None, {"link": link})
-        return Chain(tuple(steps))
+        of_first, of_last = _parted(options)
+        first, *later = self.steps
+        steps = Chain((first.prepared(args, kwargs, of_first), *later)).on_error(*several(options.get("link_error")))
+        return steps.linked(several(options.get("link"))).with_last(lambda last: last.prepared((), None, of_last))
+
+    def linked(self, links: Sequence[Call]) -> Chain:
+        return self.with_last(lambda last: last.linked(links))
+
+    def with_last(self, change: Callable[[Call], Call]) -> Chain:
+        return Chain((*self.steps[:-1], change(self.steps[-1])))
 
     async def envelope(self, *, fed: int = 0) -> Envelope:
         """The first step as it is sent, with the others; `fed`: how many values will come in front of its arguments."""
         return chained([await step.envelope(fed=1 if number else fed) for number, step in enumerate(self.steps)])
 
     async def as_error_callback(self) -> Envelope:
-        """Its first step takes the id of what failed."""
-        return await self.envelope(fed=1)
+        """Its first step takes the id of what failed; one of a single step is that."""
+        return await (self.envelope(fed=1) if self.steps[1:] else self.steps[0].as_error_callback())
 
     def result(self, envelope: Envelope, parent: Result | None = None) -> Any:
         found = parent
@@ -228,6 +240,9 @@ class Group:
         group_id = given.pop("task_id", None) or self.id
         return Group(tuple(call.prepared(args, kwargs, given.copy()) for call in self.calls), group_id)
 
+    def linked(self, links: Sequence[Call]) -> Group:
+        return self.prepared((), None, {"link": links}) if links else self
+
     async def envelope(self, *, fed: int = 0) -> Envelope:
         return grouped(self.id or uuid4().hex, [await call.envelope(fed=fed) for call in self.calls])
 
@@ -266,20 +281,18 @@ class Chord:
     ) -> Any:
         """Send the header; the result of the body, whose `parent` is the header's.
 
-        Options are the header's (CAN-16), except for `link`, `link_error` and `task_id`, which are the body's.
+        Options are the header's (CAN-16), except for `link`, `link_error` and `task_id`, which are the body's: links
+        beside those that it has.
         """
         return await _send(self, args, kwargs, options)
 
     def prepared(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: CallKeywords) -> Chord:
-        of_header, of_body = options.copy(), CallKeywords()
-        if "link" in of_header:
-            of_body["link"] = of_header.pop("link")
-        if "link_error" in of_header:
-            of_body["link_error"] = of_header.pop("link_error")
-        if "task_id" in of_header:
-            of_body["task_id"] = of_header.pop("task_id")
-        body = self.body.prepared((), None, of_body) if of_body else self.body
-        return Chord(self.header.prepared(args, kwargs, of_header), body)
+        of_header, of_body = _parted(options)
+        body = self.body.on_error(*several(options.get("link_error"))).linked(several(options.get("link")))
+        return Chord(self.header.prepared(args, kwargs, of_header), body.prepared((), None, of_body))
+
+    def linked(self, links: Sequence[Call]) -> Chord:
+        return replace(self, body=self.body.linked(links))
 
     async def envelope(self, *, fed: int = 0) -> Envelope:
         header = await self.header.envelope(fed=fed)
@@ -335,11 +348,24 @@ def chord(header: Group | Iterable[Call], body: Call) -> Chord:
     return Chord(group(header), body)
 
 
+def _parted(options: CallKeywords) -> tuple[CallKeywords, CallKeywords]:
+    """What is said of the beginning, and of the end; callbacks are said of each as it has them."""
+    of_first, of_last = options.copy(), CallKeywords()
+    of_first.pop("link", None)
+    of_first.pop("link_error", None)
+    if task_id := of_first.pop("task_id", None):
+        of_last["task_id"] = task_id
+    return of_first, of_last
+
+
 async def _send(
     whole: Chain | Group | Chord, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: CallKeywords
 ) -> Any:
     session = options.pop("session", None)
     call = whole.prepared(args, kwargs, options)
+    if isinstance(call, Chain) and len(call.steps) == 1:
+        # Another call may stand for it.
+        return await call.steps[0].apply_async(session=session)
     envelope = await call.envelope()
     first = call.steps[0] if isinstance(call, Chain) else None
     if isinstance(first, Signature):

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, NoReturn
 from celeriq import record
 from celeriq.definition import Definition
 from celeriq.errors import EncodeError, SoftTimeLimitExceeded, TaskDefinitionError
+from celeriq.shared import SharedTask
 
 HELD_BACK = frozenset({signal.SIGINT, signal.SIGHUP, signal.SIGTERM})
 """Signals for the worker, which a terminal or a service manager sends to its children as well. They are blocked while
@@ -262,8 +263,8 @@ def find(reference: Reference) -> Callable[..., Any]:
     found: Any = import_module(reference.module)
     for name in reference.name.split("."):
         found = getattr(found, name, None)
-    definition = getattr(found, "definition", None)
-    function = definition.function if isinstance(definition, Definition) else found
+    task = found if isinstance(found, SharedTask) else getattr(found, "definition", None)
+    function = task.function if isinstance(task, SharedTask | Definition) else found
     if not callable(function):
         raise TaskDefinitionError(
             f"there is no function {reference.name!r} in module {reference.module!r} where a process looks for it: "

@@ -83,10 +83,15 @@ class Definition:
         """What is made of its arguments."""
         return Conversion(self.name, self.function, self.signature)
 
+    @property
+    def is_wrapped(self) -> bool:
+        """Whether its base class puts a `__call__` around it (DEF-06)."""
+        return any("__call__" in vars(kind) for kind in self.bound_class.__mro__)
+
     @cached_property
     def body(self) -> Callable[..., Any]:
         """What is called: the function, or what its base class puts around it as `__call__` (DEF-06)."""
-        if any("__call__" in vars(kind) for kind in self.bound_class.__mro__):
+        if self.is_wrapped:
             return cast("Callable[..., Any]", self.instance)
         return partial(self.function, self.instance) if self.bound else self.function
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from inspect import Parameter
+from itertools import takewhile
+from typing import Any
 
 from celeriq.definition import Definition
 from celeriq.envelope import Envelope
@@ -14,11 +17,15 @@ TOLD = ("request", "exc", "traceback")
 _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 
 
-def is_called_where_it_failed(callback: Definition) -> bool:
-    """Whether it is a function of more than one argument, and not bound: others are sent as tasks (CERR-02)."""
+def is_called_where_it_failed(callback: Definition, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether it is a function of more than one argument beside those given, and not bound: others are sent as tasks
+    (CERR-02).
+    """
     parameters = callback.signature.parameters.values()
     takes_any = any(parameter.kind is Parameter.VAR_POSITIONAL for parameter in parameters)
-    return not callback.bound and (takes_any or sum(one.kind in _POSITIONAL for one in parameters) > 1)
+    positional = [one.name for one in parameters if one.kind in _POSITIONAL]
+    free = takewhile(lambda name: name not in kwargs, positional[len(args) :])
+    return not callback.bound and (takes_any or len(list(free)) > 1)
 
 
 def as_sent(callback: Envelope, failed: Envelope) -> list[Envelope]:

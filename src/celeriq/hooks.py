@@ -31,6 +31,9 @@ class Middleware(TaskiqMiddleware):
     options: ClassVar[type[DeclaredOptions] | None] = None
     """The options that it reads; without the middleware they are unknown."""
 
+    reads_link_error: ClassVar[bool] = False
+    """Whether it tells those that a call names of its failure; where none does, such a call is refused."""
+
     def check(self, task: Definition) -> None:
         """Raise `TaskDefinitionError` for options that contradict each other or the function; called at import."""
 
@@ -38,8 +41,10 @@ class Middleware(TaskiqMiddleware):
         """Whether a task, or a call, with these options needs it at all."""
         return True
 
-    def stamp(self, envelope: Envelope, options: Options) -> None:
-        """Write into a message what is to be known where it runs; called where it is sent."""
+    def stamp(self, envelope: Envelope, options: Options, task: Definition | None) -> None:
+        """Write into a message what is to be known where it runs; called where it is sent, with the task if it is
+        registered there. Raise `TaskDefinitionError` for options of the call that cannot work.
+        """
 
     async def publishing(self, envelope: Envelope) -> None:
         """A call is about to be sent; its headers may still be changed."""
@@ -128,18 +133,23 @@ def hooks_of(middlewares: Iterable[TaskiqMiddleware], options: Options) -> Hooks
 class SendingHooks:
     """The hooks of a call that is sent."""
 
-    stamp: tuple[Callable[[Envelope, Options], None], ...] = ()
+    stamp: tuple[Callable[[Envelope, Options, Definition | None], None], ...] = ()
     publishing: tuple[Callable[[Envelope], Awaitable[None]], ...] = ()
     senders: tuple[Middleware, ...] = ()
     """Those with a `send` of their own."""
     published: tuple[Callable[[Envelope], Awaitable[None]], ...] = ()
+    reads_link_error: bool = False
 
 
 def sending_hooks(middlewares: Iterable[TaskiqMiddleware]) -> SendingHooks:
     mine = [one for one in middlewares if isinstance(one, Middleware)]
     senders = tuple(one for one in mine if type(one).send is not Middleware.send)
     return SendingHooks(
-        _overridden(mine, "stamp"), _overridden(mine, "publishing"), senders, _overridden(mine, "published")
+        _overridden(mine, "stamp"),
+        _overridden(mine, "publishing"),
+        senders,
+        _overridden(mine, "published"),
+        any(one.reads_link_error for one in mine),
     )
 
 

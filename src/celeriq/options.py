@@ -7,7 +7,7 @@ import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, TypeVar, cast
 
 from celeriq.errors import TaskDefinitionError, UnknownOptionError
@@ -56,6 +56,12 @@ def is_count_or_none(given: object) -> bool:
 def is_time(given: object) -> bool:
     """A length of time in seconds."""
     return isinstance(given, int | float) and not isinstance(given, bool) and 0 <= given < math.inf
+
+
+def check_wait(name: str, given: float) -> None:
+    """Raise `ValueError` for what nobody can wait."""
+    if not is_time(given) or given >= 2**31:
+        raise ValueError(f"{name} is {given!r}; it must be seconds, 0 or more and less than 2**31")
 
 
 def is_limit_or_none(given: object) -> bool:
@@ -199,6 +205,11 @@ def _changed(part: DeclaredOptions, given: Mapping[str, Any]) -> DeclaredOptions
 
 def names_of(kind: type[DeclaredOptions], *, per_call: bool = False) -> frozenset[str]:
     """The names of its options, all of them or those that a call may say."""
+    return _names_of(cast("Any", kind), per_call)
+
+
+@cache
+def _names_of(kind: Any, per_call: bool) -> frozenset[str]:  # noqa: FBT001
     fields = dataclasses.fields(kind)
     return frozenset(field.name for field in fields if field.metadata["per_call"] or not per_call)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from taskiq.exceptions import NoResultError
 
+from celeriq.options import check_wait
 from celeriq.record import describe
 
 
@@ -127,6 +128,8 @@ class Retry(Exception):  # noqa: N818 - Celery's name, and no error
         max_retries: int | None = None,
         changes: Mapping[str, Any] | None = None,
     ) -> None:
+        if countdown is not None:
+            check_wait("countdown", countdown)
         super().__init__(message)
         self.message = message
         self.exc = exc
@@ -151,6 +154,7 @@ class Snooze(Exception):  # noqa: N818 - no error
     """Raised by a task that is to run again in `seconds`, without using up a retry."""
 
     def __init__(self, seconds: float) -> None:
+        check_wait("a snooze", seconds)
         super().__init__(seconds)
         self.seconds = seconds
 

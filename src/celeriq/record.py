@@ -18,6 +18,9 @@ from pydantic import BaseModel
 from celeriq.errors import EncodeError
 from celeriq.states import FAILURE, PROPAGATE, READY, RETRY, REVOKED, SUCCESS
 
+MOST_CHILDREN = 1_000
+"""So many of the tasks that a task has sent are told of in its record."""
+
 
 class Record(msgspec.Struct, kw_only=True, omit_defaults=False):
     """State and result of one task id. `date_done` is ISO 8601 in UTC, only for ready states (ST-05)."""
@@ -106,7 +109,7 @@ def retry(
 
 def _children(ids: Sequence[str]) -> list[Any]:
     """As Celery writes a result without parent and children (RES-09)."""
-    return [[[task_id, None], None] for task_id in ids]
+    return [[[task_id, None], None] for task_id in ids[:MOST_CHILDREN]]
 
 
 def encode(value: Any) -> bytes:
@@ -126,12 +129,9 @@ def decode(stored: bytes | str) -> ExtendedRecord:
     return _decoder.decode(stored)
 
 
-def refuse_what_is_lost(value: Any, encoded: bytes, nulls: int = 0) -> None:
-    """Raise `EncodeError` for a NaN or an infinity anywhere in `value`: JSON has none, and null would be stored.
-
-    `nulls`: how many there are in what was `encoded` without it, so that few values need to be looked at.
-    """
-    if type(value) in _WITHOUT_FLOATS or encoded.count(b"null") <= nulls:
+def refuse_what_is_lost(value: Any, encoded: bytes) -> None:
+    """Raise `EncodeError` for a NaN or an infinity anywhere in `value`: JSON has none, and null would be stored."""
+    if type(value) in _WITHOUT_FLOATS or b"null" not in encoded:
         return
     if (lost := next(_not_finite(value), None)) is not None:
         raise EncodeError(f"cannot be stored as JSON, which has no {lost}: give None or text in its place")

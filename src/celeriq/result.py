@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast, overloa
 
 from taskiq.abc.broker import AsyncBroker
 from taskiq.abc.result_backend import AsyncResultBackend
-from taskiq.compat import parse_obj_as
 from taskiq.exceptions import TaskiqResultTimeoutError
 from taskiq.result import TaskiqResult
 from taskiq.task import AsyncTaskiqTask
 
 from celeriq import record
+from celeriq.arguments import reader
 from celeriq.attempt import Attempt
 from celeriq.errors import ResultTimeoutError, TaskRevokedError
 from celeriq.record import Record
@@ -310,10 +310,11 @@ class AsyncResult(AsyncTaskiqTask[R]):
 
     def _converted(self, value: Any) -> R:
         """From JSON to what the task's annotation says it returns: a model, a dataclass, a UUID."""
-        if self.return_type is None:
+        read = None if self.return_type is None else reader(cast("Any", self.return_type))
+        if read is None:
             return cast("R", value)
         try:
-            return parse_obj_as(self.return_type, value)
+            return cast("R", read(value))
         except ValueError as error:
             logger.warning("task %s returned what its annotation does not say: %s", self.task_id, error)
             return cast("R", value)

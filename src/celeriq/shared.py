@@ -22,12 +22,12 @@ class SharedTask(Generic[P, R]):
 
     def __init__(self, name: str, function: Callable[P, R], options: dict[str, Any]) -> None:
         self.task_name = name
-        self._function = function
+        self.function = function
         self._options = options
 
     def register(self, broker: RedisBroker) -> None:
         register: Callable[..., Any] = broker.task
-        register(name=self.task_name, **self._options)(self._function)
+        register(name=self.task_name, **self._options)(self.function)
 
     def on(self, broker: RedisBroker) -> Task[P, R]:
         """The task of this broker."""
@@ -41,6 +41,10 @@ class SharedTask(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<SharedTask {self.task_name!r}>"
+
+
+class NoBrokerError(RuntimeError, AttributeError):
+    """A shared task was asked for what only the task of a broker has."""
 
 
 _shared: list[SharedTask[..., Any]] = []
@@ -59,7 +63,7 @@ def join(broker: RedisBroker) -> None:
 def _current(task_name: str) -> RedisBroker:
     broker = _last[0]() if _last else None
     if broker is None:
-        raise RuntimeError(f"shared task {task_name!r} has no broker yet: import the application's RedisBroker first")
+        raise NoBrokerError(f"shared task {task_name!r} has no broker yet: import the application's RedisBroker first")
     return broker
 
 

@@ -243,4 +243,6 @@ def in_attempt(task: Definition) -> Callable[..., Any]:
         return await Attempt.current().run(task, args, kwargs)
 
     run_attempt.__signature__ = task.signature  # type: ignore[attr-defined]
+    # Arguments are converted in the attempt, and Taskiq does not know how bytes are written here.
+    run_attempt.__annotations__ = {}
     return run_attempt

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Iterator
 
@@ -10,6 +11,7 @@ from taskiq import TaskiqEvents
 
 from api.main import app
 from broker import broker
+from celeriq.processes import Processes
 from tasks.compute import compute, on_shutdown
 from tests.waiting import wait_for
 from tests.workers import running
@@ -17,12 +19,15 @@ from tests.workers import running
 
 @pytest.fixture(scope="session")
 def compute_pool() -> Iterator[None]:
-    """One pool of processes for all tests: to start one costs seconds."""
+    """One pool of processes for all tests: to start one costs seconds. Nobody waits for a place in it, which would bind
+    it to the loop of a test.
+    """
     logging.getLogger("httpx").setLevel(logging.WARNING)
     for event in (TaskiqEvents.WORKER_SHUTDOWN, TaskiqEvents.CLIENT_SHUTDOWN):
         broker.event_handlers[event].remove(on_shutdown)
+    compute._processes = Processes(20)
     yield
-    compute.close()
+    asyncio.run(compute.close())
 
 
 @pytest.fixture

@@ -19,9 +19,13 @@ from celeriq import (
     RedisBroker,
     ResultTimeoutError,
     SendError,
+    TaskRevokedError,
+    TimeLimitExceeded,
     allow_join_result,
 )
 from celeriq.call_options import WITHOUT_MEANING
+from celeriq.record import MOST_CHILDREN
+from celeriq.redis.streams import MOST_SETTINGS
 from tests.integration.conftest import MakeBroker
 from tests.waiting import wait_for
 from tests.workers import running
@@ -57,6 +61,45 @@ async def test_parent_and_root_are_those_that_sent_it(make_broker: MakeBroker) -
         "link": (root, ids["last"]),
     }
     assert [child.id for child in children] == [ids["child"], ids["step"]]
+
+
+async def test_what_calls_say_is_read_once_for_each_that_says_the_same(make_broker: MakeBroker) -> None:
+    broker = make_broker()
+
+    @broker.task
+    async def work() -> None: ...
+
+    def read(**said: Any) -> Any:
+        return broker.settings_of(work.definition, said)
+
+    options, hooks = read(time_limit=5, ignore_result=True)
+    assert (options.get("time_limit"), options.get("ignore_result")) == (5, True)
+    assert read(ignore_result=True, time_limit=5) == (options, hooks)
+    assert read(ignore_result=True, time_limit=5)[0] is options
+    assert read()[0] is work.definition.options
+    assert read(of_a_newer_version=[1])[0] == work.definition.options
+    for number in range(MOST_SETTINGS + 1):
+        read(time_limit=number + 1)
+    assert len(broker._settings) <= MOST_SETTINGS
+
+
+async def test_a_task_may_send_more_than_its_record_can_tell_of(make_broker: MakeBroker) -> None:
+    """What it has sent is no part of its return value, which has the limit."""
+    broker = make_broker(max_payload=2000)
+    sent = MOST_CHILDREN + 1
+
+    @broker.task
+    async def small(number: int) -> None: ...
+
+    @broker.task
+    async def send() -> str:
+        await small.kiq_many([(number,) for number in range(sent)])
+        return "all"
+
+    async with running(broker, slots=100):
+        handle = await send.delay()
+        assert await handle.get(timeout=WAIT) == "all"
+        assert len(await handle.children()) == MOST_CHILDREN
 
 
 async def test_a_task_sees_what_its_call_said(make_broker: MakeBroker) -> None:
@@ -108,8 +151,31 @@ async def test_a_task_is_called_by_its_name(make_broker: MakeBroker) -> None:
     async with running(worker):
         assert await (await sender.send_task("add", (1,), {"two": 2})).get(timeout=WAIT) == 3
         assert await (await sender.send_task("where")).get(timeout=WAIT) == "mail"
-        with pytest.raises(TypeError, match="unknown option 'expires' of a call"):
-            await sender.send_task("add", (1,), expires=5)
+        with pytest.raises(TypeError, match="unknown option 'max_retries' of a call"):
+            await sender.send_task("add", (1,), **cast("Any", {"max_retries": 5}))
+
+
+async def test_a_call_of_what_is_registered_elsewhere_takes_the_options_of_a_call(make_broker: MakeBroker) -> None:
+    """CALL-02, CALL-08."""
+    sender, worker = make_broker(), make_broker()
+
+    @worker.task(name="work", bind=True)
+    async def work(self: BoundTask, seconds: float = 0.0) -> list[float | None]:
+        await asyncio.sleep(seconds)
+        return list(self.request.timelimit or ())
+
+    async with running(worker):
+        limited = await sender.send_task("work", time_limit=50, soft_time_limit=40)
+        assert sorted(await limited.get(timeout=WAIT)) == [40, 50]
+        with pytest.raises(TimeLimitExceeded):
+            await (await sender.send_task("work", (60,), time_limit=0.1)).get(timeout=WAIT)
+        late = await sender.send_task("work", expires=datetime(2020, 1, 1, tzinfo=UTC))
+        with pytest.raises(TaskRevokedError, match="expired"):
+            await late.get(timeout=WAIT)
+        ignored = await sender.send_task("work", ignore_result=True)
+        assert await ignored.get(timeout=WAIT) is None
+    with pytest.raises(TypeError, match="time_limit is -1"):
+        await sender.send_task("work", time_limit=-1)
 
 
 async def is_in_progress(sent: AsyncResult[Any]) -> bool:

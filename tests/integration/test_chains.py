@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import pytest
 from taskiq import Context, TaskiqDepends
 
-from celeriq import RedisBroker, chain, injected
+from celeriq import BoundTask, RedisBroker, chain, injected
 from tests.integration.conftest import MakeBroker
 from tests.waiting import wait_for
 from tests.workers import running
@@ -117,6 +117,22 @@ async def test_a_link_of_a_chain_follows_its_last_step(broker: RedisBroker, task
         assert tasks.noted == [(7,)]
 
 
+async def test_what_is_said_of_a_chain_replaces_nothing_that_its_steps_say(broker: RedisBroker, tasks: Tasks) -> None:
+    """CAN-04: the id is the last one's, and callbacks are added to those of the steps."""
+    async with running(broker):
+        steps = tasks.add.s(1, 2) | tasks.add.s(4).set(link=tasks.note.s("own"))
+        last = await steps.apply_async(task_id="chosen", link=[tasks.note.s("more"), tasks.note.s("most")])
+        assert last.id == "chosen"
+        assert last.parent.id != "chosen"
+        await wait_for(lambda: len(tasks.noted) == 3)
+        assert sorted(tasks.noted) == [(7, "more"), (7, "most"), (7, "own")]
+        tasks.noted.clear()
+        failing = tasks.fail.s(1).on_error(tasks.note.si("own")) | tasks.add.s(1)
+        failed = await failing.apply_async(link_error=tasks.note.si("more"))
+        await wait_for(lambda: len(tasks.noted) == 2)
+        assert (sorted(tasks.noted), await state(broker, failed)) == ([("more",), ("own",)], "FAILURE")
+
+
 async def test_a_link_may_be_a_chain(broker: RedisBroker, tasks: Tasks) -> None:
     async with running(broker):
         await tasks.add.apply_async((1, 2), link=tasks.add.s(10) | tasks.note.s("last"))
@@ -138,6 +154,27 @@ async def test_a_requeued_step_keeps_what_follows(broker: RedisBroker, tasks: Ta
         assert await value(await (again.s() | tasks.add.s(1)).apply_async(link=tasks.note.s())) == 2
         await wait_for(lambda: tasks.noted == [(2,)])
     assert len(runs) == 2
+
+
+async def test_a_requeued_call_is_the_same_call(broker: RedisBroker, tasks: Tasks) -> None:
+    """With all that it was sent with, but for the moment."""
+    seen: list[tuple[Any, ...]] = []
+
+    @broker.task(name="again", bind=True)
+    async def again(self: BoundTask, given: int, context: Annotated[Context, TaskiqDepends()] = injected) -> int:
+        request = self.request
+        timelimit, root, parent = request.timelimit, request.root_id, request.parent_id
+        seen.append((given, request.headers, request.shadow, request.expires, timelimit, root, parent))
+        if len(seen) == 1:
+            await context.requeue()
+        raise ValueError(given)
+
+    async with running(broker):
+        said: Any = {"headers": {"mine": 1}, "shadow": "other", "expires": 600, "time_limit": 50, "countdown": 0.05}
+        await again.apply_async((7,), root_id="root", parent_id="parent", link_error=tasks.note.si("told"), **said)
+        await wait_for(lambda: tasks.noted == [("told",)])
+    assert seen[0] == seen[1]
+    assert seen[0][4:] == ((50, None), "root", "parent")
 
 
 async def test_steps_have_queues_priorities_and_delays_of_their_own(broker: RedisBroker, tasks: Tasks) -> None:

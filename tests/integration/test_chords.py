@@ -72,11 +72,28 @@ async def test_the_body_gets_the_values_in_the_order_of_the_header(broker: Redis
         await body.parent.results[1].get(20)
         await body.parent.results[2].get(20)
         assert await count_of(broker, body) == {b"1": b"2", b"2": b'"3"'}
-        assert 0 < await broker._client.ttl(broker.keys.chord(body.parent.id)) <= 86_400
         tasks.gate.set()
         assert await body.get(20) == [[1, 2, "3"], "own"]
         assert await body.parent.get(20) == [1, 2, "3"]
         assert await count_of(broker, body) == {}
+
+
+async def test_parts_may_end_further_apart_than_results_are_kept(make_broker: MakeBroker) -> None:
+    """A month is the limit, whatever `result_expires` says."""
+    broker = make_broker(result_expires=0.1)
+    tasks = Tasks(broker)
+    async with running(broker):
+        body = await chord([tasks.add.s(1), tasks.gated.s(2)], tasks.note.s()).delay()
+        await wait_for(lambda: count_of(broker, body))
+        assert 29 * 86_400 < await broker._client.ttl(broker.keys.chord(body.parent.id)) <= 30 * 86_400
+        record = broker.keys.record(body.parent.results[0].id)
+        await wait_for(lambda: is_gone(broker, record))
+        tasks.gate.set()
+        await wait_for(lambda: tasks.noted == [([1, 2],)])
+
+
+async def is_gone(broker: RedisBroker, key: str) -> bool:
+    return not await broker._client.exists(key)
 
 
 async def test_a_group_with_something_behind_it_is_a_chord(broker: RedisBroker, tasks: Tasks) -> None:
@@ -167,6 +184,21 @@ async def test_a_part_that_fails_fails_the_body_when_all_have_ended(broker: Redi
         assert await body.parent.results[0].get(20) == 1
         await wait_for(lambda: tasks.noted == [(body.id, repr(ChordError(why)))])
         assert await count_of(broker, body) == {}
+
+
+async def test_callbacks_of_a_chord_come_to_those_of_its_body(broker: RedisBroker, tasks: Tasks) -> None:
+    async with running(broker):
+        body = tasks.total.s().set(link=tasks.note.s("own"), link_error=tasks.note.si("own error"))
+        more: Any = {"link": tasks.note.s("more"), "link_error": tasks.note.si("more errors")}
+        assert (await chord([tasks.add.s(1)], body).apply_async(task_id="chosen", **more)).id == "chosen"
+        await wait_for(lambda: sorted(tasks.noted) == [(1, "more"), (1, "own")])
+        tasks.noted.clear()
+        await chord([tasks.fail.s(1)], body).apply_async(**more)
+        await wait_for(lambda: sorted(tasks.noted) == [("more errors",), ("own error",)])
+        beside = group(tasks.note.s(), tasks.note.s())
+        tasks.noted.clear()
+        await chord([tasks.fail.s(1)], beside).apply_async(link_error=tasks.note.si("each"))
+        await wait_for(lambda: tasks.noted == [("each",), ("each",)])
 
 
 async def test_what_is_behind_a_body_fails_with_it(broker: RedisBroker, tasks: Tasks) -> None:

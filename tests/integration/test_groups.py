@@ -173,6 +173,17 @@ async def test_an_error_callback_is_told_of_each_that_fails(broker: RedisBroker,
         await wait_for(lambda: len(tasks.noted) == 2)
 
 
+async def test_what_is_to_be_told_of_a_chain_is_told_of_the_calls_of_its_group(
+    broker: RedisBroker, tasks: Tasks
+) -> None:
+    async with running(broker):
+        sent = await chain(tasks.add.s(1), group(tasks.fail.s(), tasks.fail.s())).apply_async(
+            link_error=tasks.note.si("told")
+        )
+        await sent.get(20, propagate=False)
+        await wait_for(lambda: len(tasks.noted) == 2)
+
+
 async def test_what_was_not_sent_is_told_by_its_position(broker: RedisBroker, tasks: Tasks) -> None:
     too_large = tasks.add.s("x" * broker.max_payload)
     with pytest.raises(SendError, match="2 of 2 calls of 'add' were not sent") as raised:

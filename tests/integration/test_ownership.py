@@ -3,19 +3,89 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from celeriq import CurrentTask, RedisBroker, injected
+from celeriq import BoundTask, CurrentTask, RedisBroker, injected
 from celeriq.attempt import Delivery
 from celeriq.embedded import Valkey
 from celeriq.redis.keys import GROUP
 from tests.integration.conftest import MakeBroker, MakeBrokerAt
 from tests.waiting import wait_for
+from tests.wire import cut_wire
 from tests.workers import running
+
+SETTLED = b"*1\r\n:1\r\n"
+"""How the settlement of one attempt is answered."""
+
+
+@pytest.mark.parametrize("acks_late", [True, False])
+async def test_a_settlement_whose_answer_was_lost_is_one(
+    make_broker_at: MakeBrokerAt,
+    valkey: Valkey,
+    short_folder: Path,
+    namespace: str,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    acks_late: bool,
+) -> None:
+    """The message is gone, and nobody else can have had it: the task runs, and who wants to know of its end is told."""
+    told: list[str] = []
+
+    class Base(BoundTask):
+        def on_success(self, retval: Any, *_: Any) -> None:
+            told.append(retval)
+
+    socket = Path(valkey.url.removeprefix("unix://"))
+    async with cut_wire(socket, short_folder, lambda reply: reply == SETTLED, 0) as (wire, address):
+        broker = make_broker_at(address, namespace=namespace, lease=60)
+
+        @broker.task(acks_late=acks_late, base=Base)
+        async def once(name: str) -> str:
+            return name
+
+        async with running(broker):
+            # A connection that was used before is made anew by itself.
+            assert (await (await once.kiq("first")).wait_result(timeout=20)).return_value == "first"
+            await wait_for(lambda: told == ["first"])
+            wire.cuts_left = 1
+            assert (await (await once.kiq("second")).wait_result(timeout=5)).return_value == "second"
+            await wait_for(lambda: told == ["first", "second"], within=5)
+    assert not wire.cuts_left
+    assert "taken it over" not in caplog.text
+
+
+async def test_what_others_may_have_settled_is_not_ours(make_broker: MakeBroker, redis: Redis) -> None:
+    """A worker that could not prove that it lives takes no settlement for its own."""
+    broker = make_broker(lease=60)
+    started, go_on = asyncio.Event(), asyncio.Event()
+    told: list[str] = []
+
+    class Base(BoundTask):
+        def on_success(self, *_: Any) -> None:
+            told.append(self.id)
+
+    @broker.task(base=Base)
+    async def zombie() -> None:
+        started.set()
+        await go_on.wait()
+
+    async with running(broker):
+        await zombie.kiq()
+        await started.wait()
+        stream = broker.keys.queue("default")
+        [entry] = await redis.xpending_range(stream, GROUP, "-", "+", 1)
+        await redis.xack(stream, GROUP, entry["message_id"])
+        await redis.xdel(stream, entry["message_id"])
+        assert broker.worker is not None
+        broker.worker._lease.lapses += 1
+        go_on.set()
+        await wait_for(lambda: not broker.attempts.running)
+    assert not told
 
 
 def lose_the_first_answer(monkeypatch: pytest.MonkeyPatch, broker: RedisBroker) -> None:
@@ -84,6 +154,27 @@ async def test_only_the_delivery_that_is_held_can_be_forgotten(make_broker: Make
     assert queues.holds(second)
 
 
+async def test_what_a_failed_look_at_revocations_had_taken_runs(make_broker: MakeBroker, redis: Redis) -> None:
+    """The messages are here by then, and nobody was given them."""
+    broker = make_broker(lease=0.6)
+
+    @broker.task
+    async def work() -> str:
+        return "done"
+
+    sent = await work.kiq()
+    await redis.set(broker.keys.revoked, "no sorted set")
+    async with running(broker):
+        await wait_for(lambda: holders(redis, broker.keys.queue("default")))
+        await redis.delete(broker.keys.revoked)
+        assert (await sent.wait_result(timeout=10)).return_value == "done"
+
+
+async def holders(redis: Redis, stream: str) -> list[bytes]:
+    summary: Any = await redis.xpending(stream, GROUP)
+    return [one["name"] for one in summary["consumers"] or ()]
+
+
 async def test_a_worker_of_other_queues_hands_back_what_a_dead_one_held(make_broker: MakeBroker, redis: Redis) -> None:
     """And honours that it was told to stop: it has not crashed."""
     mail, other = make_broker(queues=["mail"], lease=60), make_broker(queues=["default"], lease=0.5)
@@ -104,8 +195,7 @@ async def test_a_worker_of_other_queues_hands_back_what_a_dead_one_held(make_bro
 
 
 async def is_released(redis: Redis, stream: str) -> bool:
-    summary: Any = await redis.xpending(stream, GROUP)
-    return bool([one["name"] for one in summary["consumers"]] == [b"released"])
+    return await holders(redis, stream) == [b"released"]
 
 
 async def test_a_full_memory_makes_no_loop_without_a_pause(

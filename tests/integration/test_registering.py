@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any, TypedDict, cast
 from uuid import UUID
 from weakref import WeakSet
 
@@ -130,6 +131,10 @@ async def test_who_sends_where_nobody_listens_is_told_once(
     await again.send_task("work")
     await again.shutdown()
     assert len(warned()) == 1
+    unique = broker.task(name="unique", unique="skip", queue="mial")(nothing)
+    for _ in range(2):
+        await unique.delay()
+    assert len(warned()) == 2
 
 
 async def test_unchecked_arguments_fail_where_they_run(make_broker: MakeBroker) -> None:
@@ -190,6 +195,7 @@ async def test_a_shared_task_without_a_broker_says_so() -> None:
 
     with pytest.raises(RuntimeError, match=r"shared task '.*add' has no broker yet: import the application's"):
         await add.delay()
+    assert not hasattr(add, "definition")
     with pytest.raises(TaskDefinitionError, match=r"is shared already: say @shared_task\(\) once"):
         shared_task()(add)
 
@@ -254,6 +260,49 @@ async def test_arguments_become_what_the_annotations_say(make_broker: MakeBroker
     async with running(broker):
         sent = await ship.delay(Order(number=1), datetime(2026, 1, 1, tzinfo=UTC), Decimal("0.1"), fast=True, one=an_id)
         assert await sent.get(timeout=WAIT) == ["Order", "datetime", "Decimal", "bool", "UUID"]
+
+
+@dataclass
+class Page:
+    text: bytes
+
+
+async def test_bytes_arrive_as_they_were_sent(make_broker: MakeBroker) -> None:
+    """JSON has none of its own, whatever they are part of; and text that looks like them is text."""
+    broker = make_broker()
+    raw = bytes(range(248, 256)) + b"hello??"
+    ran: list[Any] = []
+
+    @broker.task
+    async def keep(one: bytes, many: list[Page], *, named: dict[str, bytes | None], text: str | UUID) -> Page:
+        ran.append((one, many, named, text))
+        return Page(one)
+
+    async with running(broker):
+        sent = await keep.delay(raw, [Page(raw)], named={"a": raw, "b": None}, text="0" * 32)
+        assert await sent.get(timeout=WAIT) == Page(raw)
+    assert ran == [(raw, [Page(raw)], {"a": raw, "b": None}, "0" * 32)]
+
+
+class Size(TypedDict):
+    width: int
+
+
+@dataclass
+class Unfinished:
+    of: Nobody  # type: ignore[name-defined]  # noqa: F821
+
+
+async def test_an_annotation_that_cannot_be_read_changes_nothing(make_broker: MakeBroker) -> None:
+    broker = make_broker()
+
+    @broker.task
+    async def measure(size: Size, unfinished: Unfinished) -> Size:
+        return size
+
+    call: Any = measure
+    async with running(broker):
+        assert await (await call.delay({"width": 1}, {"of": 2})).get(timeout=WAIT) == {"width": 1}
 
 
 async def test_an_argument_that_cannot_be_what_its_annotation_says_fails_the_task(make_broker: MakeBroker) -> None:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from taskiq import TaskiqMessage, TaskiqMiddleware
 
-from celeriq import NotRegistered, RedisBroker
+from celeriq import BoundTask, NotRegistered, RedisBroker, chord
 from celeriq.envelope import VERSION, of_message
 from celeriq.redis.attempts import HistoryEntry
 from celeriq.redis.keys import Keys
@@ -205,6 +205,28 @@ async def test_a_hook_that_raises_before_the_task_is_asked_again_and_not_for_eve
         assert (await (await task.kiq()).wait_result(timeout=20)).return_value == "ran"
 
 
+async def test_who_wants_to_know_is_told_of_a_task_that_never_began(make_broker: MakeBroker) -> None:
+    broker = make_broker(max_crashes=1)
+    told: list[str] = []
+
+    class Base(BoundTask):
+        def on_failure(self, exc: BaseException, *_: Any) -> None:
+            told.append(repr(exc))
+
+    @broker.task(base=Base)
+    async def work() -> None: ...
+
+    @broker.task
+    async def alarm(task_id: str) -> None:
+        told.append(task_id)
+
+    broker.add_middlewares(Refusing(times=1))
+    async with running(broker):
+        sent = await work.apply_async(link_error=alarm.s())
+        await wait_for(lambda: len(told) == 2)
+    assert sorted(told) == sorted(["RuntimeError('not now')", sent.id])
+
+
 async def dead_ones(make_broker: MakeBroker, count: int) -> RedisBroker:
     """A broker with dead letters of a task that it knows by now."""
     broker, sender = make_broker(lease=0.3, unknown_grace=0.3), make_broker()
@@ -215,6 +237,30 @@ async def dead_ones(make_broker: MakeBroker, count: int) -> RedisBroker:
     await sender.shutdown()
     knowing(broker)
     return broker
+
+
+async def test_a_replayed_part_is_no_part_any_more(make_broker: MakeBroker) -> None:
+    """Its chord has ended with it, and is not counted anew."""
+    broker = make_broker()
+    runs: list[bool] = []
+
+    @broker.task(name="part", acks_on_failure=False)
+    async def part(*, fails: bool) -> int:
+        runs.append(fails)
+        if runs.count(True) == 1 and fails:
+            raise ValueError
+        return 1
+
+    @broker.task
+    async def body(values: list[int]) -> None: ...
+
+    async with running(broker):
+        whole = await chord([part.s(fails=True), part.s(fails=False)], body.s()).delay()
+        await whole.get(timeout=20, propagate=False, follow_parents=False)
+        [letter] = await letters(broker)
+        assert await broker.dead_letters().replay(letter.id)
+        await wait_for(whole.parent.results[0].successful)
+        assert not await broker._client.exists(broker.keys.chord(whole.parent.id))
 
 
 async def test_a_dead_letter_is_looked_at_edited_replayed_and_purged(make_broker: MakeBroker) -> None:
@@ -255,7 +301,7 @@ async def test_dead_letters_are_bounded_by_number_and_age(
             await broker._client.xadd(broker.keys.queue("default"), {"data": b"garbage %d" % number})
         await wait_for(lambda: has_buried(broker, b"garbage 7"))
         assert [letter.message for letter in await letters(broker)] == [b"garbage %d" % n for n in range(3, 8)]
-        monkeypatch.setattr(broker.settlement, "_keeping", lambda: Keeping(records=1000, failures=1000, dead_for=1))
+        monkeypatch.setattr(broker.settlement, "_keeping", lambda: Keeping(records=1000, failures=1000, unfinished=1))
         await broker._client.xadd(broker.keys.queue("default"), {"data": b"garbage 8"})
         await wait_for(lambda: has_buried(broker, b"garbage 8"))
         assert [letter.message for letter in await letters(broker)] == [b"garbage 8"]

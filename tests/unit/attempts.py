@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from typing import Any
 
@@ -57,8 +58,8 @@ class Engine:
     def is_revoked(self, call: Envelope) -> bool:
         return False
 
-    def hooks_for(self, definition: Definition, options: Options) -> Hooks:
-        return NO_HOOKS
+    def settings_of(self, definition: Definition, said: Mapping[str, Any]) -> tuple[Options, Hooks]:
+        return definition.options.changed(said), NO_HOOKS
 
 
 def attempt(engine: Engine | None = None, *, retries: int = 0, **context: Any) -> Attempt:

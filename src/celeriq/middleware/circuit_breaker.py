@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from celeriq.hooks import Middleware
 from celeriq.middleware.kinds import KEY, Key, check_key, is_key, kind_of
 from celeriq.options import EXCEPTIONS, DeclaredOptions, Options, are_exception_classes, is_count, is_time, option
-from celeriq.outcome import Deferred, Failed, Outcome, Postponed, Retrying, Succeeded
+from celeriq.outcome import Deferred, Failed, Outcome, Postponed, Reject, Retrying, Snooze, Succeeded
 
 if TYPE_CHECKING:
     from celeriq.attempt import Attempt
@@ -54,18 +54,8 @@ class CircuitBreaker(Middleware):
         return None if moment is None else Deferred(moment)
 
     def after(self, attempt: Attempt) -> Awaitable[None] | None:
-        match attempt.outcome:
-            case Deferred() | Postponed():
-                return None  # it has not run
-            case Failed(dead_because=why) if why:
-                return None  # nor could it
-            case Succeeded():
-                return self._report(attempt, succeeded=True)
-            case Failed(error) | Retrying(BaseException() as error, counted=True):
-                failed = isinstance(error, attempt.options[CircuitOptions].circuit_for or Exception)
-                return self._report(attempt, succeeded=False if failed else None)
-            case _:
-                return self._report(attempt, succeeded=None)
+        outcome = attempt.outcome
+        return None if isinstance(outcome, Deferred) else self._report(attempt, succeeded=_judged(attempt, outcome))
 
     async def _report(self, attempt: Attempt, *, succeeded: bool | None) -> None:
         most = attempt.options[CircuitOptions].circuit_failures
@@ -73,6 +63,18 @@ class CircuitBreaker(Middleware):
         await attempt.engine.report_to_circuit(
             _kind(attempt), attempt.envelope, succeeded=succeeded, failures=most, period=_period(attempt)
         )
+
+
+def _judged(attempt: Attempt, outcome: Outcome | None) -> bool | None:
+    """None where the body has not run, or says of itself how it ends: that tells nothing of what it needs."""
+    match outcome:
+        case Succeeded():
+            return True
+        case Failed(error) | Retrying(error) | Postponed(error):
+            counts = isinstance(error, attempt.options[CircuitOptions].circuit_for or Exception)
+            return False if attempt.ran and counts and not isinstance(error, Reject | Snooze) else None
+        case _:
+            return None
 
 
 def _kind(attempt: Attempt) -> str:

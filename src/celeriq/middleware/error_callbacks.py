@@ -7,8 +7,6 @@ import traceback
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
-from taskiq.utils import maybe_awaitable
-
 from celeriq.definition import Definition
 from celeriq.envelope import Envelope, encode
 from celeriq.error_callbacks import as_sent, is_called_where_it_failed
@@ -29,6 +27,8 @@ class ErrorCallbacks(Middleware):
     function of `(request, exc, traceback)` is called in this worker afterwards, and lost if the worker dies before.
     """
 
+    reads_link_error = True
+
     def settling(self, attempt: Attempt) -> None:
         failed = attempt.envelope
         if failed.link_error and isinstance(attempt.outcome, Failed):
@@ -47,12 +47,15 @@ class ErrorCallbacks(Middleware):
             definition = self._called(callback)
             if definition is not None:
                 try:
-                    args = callback.args if callback.immutable else (*told, *callback.args)
-                    await maybe_awaitable(definition.function(*args, **callback.kwargs))
+                    args = () if callback.immutable else told
+                    await definition.call(attempt, (*args, *callback.args), callback.kwargs)
                 except Exception:
                     logger.exception("error callback %s raised; nothing is changed by it (CERR-01)", callback.task)
 
     def _called(self, callback: Envelope) -> Definition | None:
         """The function that is called here; None for what is sent, and for what this worker does not know."""
         known = getattr(self.broker.find_task(callback.task), "definition", None)
-        return known if isinstance(known, Definition) and is_called_where_it_failed(known) else None
+        if not isinstance(known, Definition) or callback.chain or callback.members:
+            return None
+        given = ((), {}) if callback.immutable else (callback.args, callback.kwargs)
+        return known if is_called_where_it_failed(known, *given) else None

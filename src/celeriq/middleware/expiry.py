@@ -15,6 +15,7 @@ from celeriq.outcome import Outcome, Revoked
 
 if TYPE_CHECKING:
     from celeriq.attempt import Attempt
+    from celeriq.definition import Definition
     from celeriq.envelope import Envelope
 
 
@@ -41,7 +42,7 @@ class Expiry(Middleware):
         super().__init__()
         self._now = now
 
-    def stamp(self, envelope: Envelope, options: Options) -> None:
+    def stamp(self, envelope: Envelope, options: Options, task: Definition | None) -> None:  # noqa: ARG002
         envelope.options.pop("expires", None)
         match options[ExpiryOptions].expires:
             case None:

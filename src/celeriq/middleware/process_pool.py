@@ -104,6 +104,11 @@ def _check_process(task: Definition) -> None:
             f"task {task.name!r}: bind=True passes the running task, which stays in the worker: leave bind out, or "
             'leave pool="process" out'
         )
+    if task.is_wrapped:
+        raise TaskDefinitionError(
+            f"task {task.name!r}: {task.bound_class.__name__}.__call__ stands around its body and stays in the worker: "
+            'write it without, or leave pool="process" out'
+        )
     if injected := sorted(task.graphs.for_overrides({}).injected_parameters):
         raise TaskDefinitionError(
             f"task {task.name!r}: {injected[0]!r} is injected, which a process cannot be sent: pass plain data, or "

@@ -43,20 +43,17 @@ class TimeLimits(Middleware):
 
     def check(self, task: Definition) -> None:
         _check(f"task {task.name!r}", self._limits(task.options))
-        mine = task.options[TimeLimitOptions]
-        if mine != TimeLimitOptions() and not task.is_async and task.options.get("pool") != "process":
-            name = "soft_time_limit" if mine.time_limit is None else "time_limit"
-            raise TaskDefinitionError(
-                f"task {task.name!r}: {name}={getattr(mine, name):g} cannot end a thread, where a `def` task runs: "
-                'write `async def`, or pool="process"'
-            )
+        _check_thread(f"task {task.name!r}", task, task.options)
 
     def concerns(self, options: Options) -> bool:
         return self._limits(options) != (None, None)
 
-    def stamp(self, envelope: Envelope, options: Options) -> None:
+    def stamp(self, envelope: Envelope, options: Options, task: Definition | None) -> None:
         if envelope.options:
-            _check(f"the call of task {envelope.task!r}", self._limits(options))
+            whose = f"the call of task {envelope.task!r}"
+            _check(whose, self._limits(options))
+            if task is not None:
+                _check_thread(whose, task, options)
 
     def around(self, attempt: Attempt, body: Awaitable[Any]) -> Awaitable[Any]:
         soft, hard = self._limits(attempt.options)
@@ -70,6 +67,16 @@ class TimeLimits(Middleware):
         """Soft and hard."""
         mine, general = options[TimeLimitOptions], self._general
         return mine.soft_time_limit or general.soft_time_limit, mine.time_limit or general.time_limit
+
+
+def _check_thread(whose: str, task: Definition, options: Options) -> None:
+    mine = options[TimeLimitOptions]
+    if mine != TimeLimitOptions() and not task.is_async and options.get("pool") != "process":
+        name = "soft_time_limit" if mine.time_limit is None else "time_limit"
+        raise TaskDefinitionError(
+            f"{whose}: {name}={getattr(mine, name):g} cannot end a thread, where a `def` task runs: "
+            'write `async def`, or pool="process"'
+        )
 
 
 def _check(whose: str, limits: tuple[float | None, float | None]) -> None:

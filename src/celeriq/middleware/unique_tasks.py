@@ -59,8 +59,8 @@ class UniqueOptions(DeclaredOptions):
 class UniqueTasks(Middleware):
     """Has a call take its key in the step that sends it; the settlement of its end gives the key back.
 
-    A later step of a chain, a link, and what was sent by name from where the task is not registered take theirs when
-    they begin.
+    A later step of a chain, a link, the members of a group or a header, and what was sent by name from where the task
+    is not registered take theirs when they begin.
     """
 
     options = UniqueOptions
@@ -77,6 +77,8 @@ class UniqueTasks(Middleware):
         mode = task.options[UniqueOptions].unique
         envelope.claim = _waiting(_claim(task, _as_it_arrives(envelope)), envelope)
         first = await sending(self.broker).send_unique(envelope, envelope.claim, replace=mode == "replace")
+        # Nobody stands for a call whose place another has taken before.
+        first = first or envelope.id
         # What would follow it were never sent, if the first one stood for it.
         if first != envelope.id and (mode == "raise" or envelope.chain or envelope.link):
             raise _duplicate(task, envelope.claim, first)

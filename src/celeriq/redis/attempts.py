@@ -17,6 +17,7 @@ from taskiq.message import TaskiqMessage
 
 from celeriq import envelope, parts, record, signals
 from celeriq.attempt import Attempt, Delivery
+from celeriq.definition import Definition
 from celeriq.envelope import VERSION, Envelope, for_retry, postponed, without_turn
 from celeriq.errors import EncodeError, NotRegistered, WorkerLostError
 from celeriq.middleware import Revocation
@@ -99,7 +100,7 @@ class Attempts:
         if error is not None:
             logger.error("a middleware raised around task %s", attempt.message.task_name, exc_info=error)
         if attempt.outcome is None and error is not None and not attempt.begun:
-            attempt.refuse(error, self._broker.max_crashes)
+            attempt.refuse(self._definition_of(attempt.envelope), error, self._broker.max_crashes)
         if attempt.outcome is not None and not isinstance(attempt.outcome, Released):
             if not attempt.settled:
                 self.finish_later(self.settle(attempt))
@@ -140,10 +141,13 @@ class Attempts:
         steps, chain = [step for step, _ in attempt.next_steps], attempt.envelope.chain
         # What is behind a header is told of with it, and this may be a later step of one of its parts.
         begins = steps if not chain or chain[0].members is not None else []
+        told = [*steps, *bodies(begins)]
+        before = [record.encode(one.headers) for one in told]
         for publishing in self._broker.sending_hooks().publishing:
-            for step in (*steps, *bodies(begins)):
+            for step in told:
                 await publishing(step)
-        attempt.next_steps = [(step, envelope.encode(step, self._broker.max_payload)) for step in steps]
+        if [record.encode(one.headers) for one in told] != before:
+            attempt.next_steps = [(step, envelope.encode(step, self._broker.max_payload)) for step in steps]
 
     async def _settle(self, ending: Ending) -> bool:
         written = await self._broker.settlement.settle(ending)
@@ -283,12 +287,16 @@ class Attempts:
             call = envelope.decode(delivery)
         except (msgspec.DecodeError, ValueError):
             return None
-        task = self._broker.find_task(call.task)
-        if not isinstance(task, Task):
+        definition = self._definition_of(call)
+        if definition is None:
             return None
         attempt = Attempt(engine=self._broker, delivery=delivery, envelope=call, message=call.message())
-        attempt.fail_unbegun(task.definition, error)
+        attempt.fail_unbegun(definition, error)
         return attempt
+
+    def _definition_of(self, call: Envelope) -> Definition | None:
+        task = self._broker.find_task(call.task)
+        return task.definition if isinstance(task, Task) else None
 
     async def acknowledge(self, delivery: Delivery) -> None:
         """Called by Taskiq's receiver, and not only when a task has ended."""
@@ -302,7 +310,7 @@ class Attempts:
         elif self._broker.find_task(attempt.message.task_name) is None:
             await self._park_unknown(attempt)
         else:
-            attempt.acknowledged = await self._broker.settlement.settle(Ending(delivery, early=True, ticket="-"))
+            attempt.acknowledged = await self._broker.settlement.settle(Ending(delivery, ticket="-"))
             if not attempt.acknowledged:
                 # It runs elsewhere by now, and does not here: see `Attempt.run`.
                 attempt.outcome = Released()

@@ -11,9 +11,6 @@ from celeriq.parts import PLACE, Part
 from celeriq.redis.keys import Keys
 from celeriq.redis.sending import Parcel
 
-DAY = 86_400_000
-"""Milliseconds that the parts are kept where no records are."""
-
 _PLACE = record.encode(PLACE)
 
 
@@ -33,13 +30,12 @@ class Counted(msgspec.Struct, frozen=True):
         outer = [] if self.outer is None else self.outer.keys(keys)
         return [keys.chord(self.part.group), *(parcel.key(keys) for parcel in self.parcels), *outer]
 
-    def arguments(self, keep: int) -> list[Any]:
-        """`keep`: milliseconds for records."""
+    def arguments(self) -> list[Any]:
         part = self.part
-        numbers = (part.index, part.size, keep or DAY, len(self.parcels), self.outer is not None)
-        arguments: list[Any] = [b"%d %d %d %d %d" % numbers, part.told]
+        numbers = (part.index, part.size, len(self.parcels), self.outer is not None)
+        arguments: list[Any] = [b"%d %d %d %d" % numbers, part.told]
         for parcel in self.parcels:
             opening, _, text = parcel.data.partition(b"{")
             before, _, after = text.partition(_PLACE)
             arguments += (parcel.when, opening + b"{", before, after)
-        return arguments if self.outer is None else [*arguments, *self.outer.arguments(keep)]
+        return arguments if self.outer is None else [*arguments, *self.outer.arguments()]

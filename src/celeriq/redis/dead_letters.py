@@ -83,6 +83,9 @@ class DeadLetters:
             kwargs=read.kwargs if kwargs is None else dict(kwargs),
             postponed=0,
             chain=[],
+            chord=None,
+            group="",
+            group_index=None,
             claim=None,
         )
         target = self._keys.queue(self._queue, step_of(again.priority))

@@ -118,7 +118,13 @@ class Queues:
             free = free or self.free
             wait, streams, deliveries, revocations = await self._fetch(names, free)
             self._hold(deliveries)
-            await self.revocations.refresh(revocations)
+            try:
+                await self.revocations.refresh(revocations)
+            except BaseException:
+                # Nobody gets them, so they are strangers, and handed back as such.
+                for delivery in deliveries:
+                    self.forget(delivery)
+                raise
             if not deliveries:
                 deliveries = await self._next(streams, wait or WITHOUT_ROOM)
             self._hold(deliveries)

@@ -6,17 +6,16 @@
 --       the key that it has taken; of a part of a chord the parts (hash: place in the header to value as JSON, or `!` and
 --       why the body cannot run), and where the body's messages go
 -- ARGV  1 group  2 consumer  3 milliseconds to keep a record, -1 for ever  4 entries of history to keep
---       5 dead letters to keep  6 milliseconds to keep them  7 milliseconds to keep the record of a failure
+--       5 dead letters to keep  6 milliseconds to keep them, and parts of chords  7 milliseconds to keep the record of a failure
 --       then for each attempt: a line of entry id, whether it is fenced, numbers of
 --       records and of next messages, whether it is dead, has a history entry, has taken a key, is a part of a chord, and
 --       the ticket of the slot that it gives back if it has one ('' its place, '-' it keeps it); records; for each next
 --       message when it is due ('' now, '+ms' from now, '@ms' since 1970) and the message (behind the digit of its priority
 --       step, if it is delayed); why it is dead, and message; history entry; task id and milliseconds to hold the key, 0
---       gives it back; of a part a line of its place, their number, milliseconds to keep
---       them (-1 for ever) and the number of the body's messages and whether its value belongs to an outer part, what is told of it, and for each message when it is due
+--       gives it back; of a part a line of its place, their number, the number of the body's messages and whether its value belongs to an outer part, what is told of it, and for each message when it is due
 --       and its text: up to its first brace, from there to where the results belong, and from there on ('' if it takes
 --       none), then the same of the outer part, of which nothing is told yet. In one line because each argument costs as much as a command.
--- Answers for each attempt with 1, 0 if it is no longer this consumer's, or the text of an error.
+-- Answers for each attempt with 1, 0 if it is no longer this consumer's, 2 if it has been settled, or the text of an error.
 local FINAL, FAILED = '{"status":"SUCCESS"', '{"status":"FAILURE"'
 local group, consumer = ARGV[1], ARGV[2]
 local time = redis.call('TIME')
@@ -31,8 +30,8 @@ local function next_argument() argument = argument + 1 return ARGV[argument] end
 local read_part, count
 
 function read_part()
-  local place, size, keep, messages, outer = string.match(next_argument(), '^(%d+) (%d+) (%S+) (%d+) (%d)$')
-  local part = {chord = next_key(), place = place, size = tonumber(size), keep = keep, messages = {}}
+  local place, size, messages, outer = string.match(next_argument(), '^(%d+) (%d+) (%d+) (%d)$')
+  local part = {chord = next_key(), place = place, size = tonumber(size), messages = {}}
   part.told = next_argument()
   for index = 1, tonumber(messages) do
     part.messages[index] = {next_key(), next_argument(), next_argument(), next_argument(), next_argument()}
@@ -82,7 +81,7 @@ end
 function count(part, unique)
   redis.call('HSET', part.chord, part.place, part.told)
   if redis.call('HLEN', part.chord) < part.size then
-    if part.keep ~= '-1' then redis.call('PEXPIRE', part.chord, part.keep) end
+    redis.call('PEXPIRE', part.chord, ARGV[6])
     return
   end
   local told, results, failed = redis.call('HGETALL', part.chord), {}, nil
@@ -149,7 +148,9 @@ end
 local function settle(attempt)
   local stream, entry = attempt.stream, attempt.entry
   -- The fence: a worker that was given up for dead must not settle what is no longer its own.
-  if attempt.fenced and #redis.call('XPENDING', stream, group, entry, entry, 1, consumer) == 0 then return 0 end
+  if attempt.fenced and #redis.call('XPENDING', stream, group, entry, entry, 1, consumer) == 0 then
+    return #redis.call('XRANGE', stream, entry, entry) == 0 and 2 or 0
+  end
   for _, record in ipairs(attempt.records) do store(record[1], record[2]) end
   for index, message in ipairs(attempt.messages) do
     send(message[1], message[2], message[3], entry .. '/' .. index)

@@ -34,13 +34,15 @@ REFUSED = ("OOM", "READONLY", "MISCONF", "NOREPLICAS")
 """How the script tells of them."""
 
 
+SETTLED, GONE = 1, 2
+"""How the script answers; 0 is another worker's."""
+
+
 class Ending(msgspec.Struct, frozen=True):
     """What the settlement script is told of one attempt."""
 
     delivery: Delivery
     fenced: bool = True
-    early: bool = False
-    """Taken off the queue before the body runs."""
     records: Sequence[tuple[str, bytes]] = ()
     """Task ids and records."""
     parcels: Sequence[Parcel] = ()
@@ -55,6 +57,14 @@ class Ending(msgspec.Struct, frozen=True):
     """What its chord is told of it."""
 
 
+class Told(msgspec.Struct, frozen=True):
+    """The same in the script's words."""
+
+    ending: Ending
+    keys: list[str]
+    arguments: list[Any]
+
+
 @dataclass(frozen=True, slots=True)
 class Keeping:
     """How much of the past is kept."""
@@ -66,8 +76,8 @@ class Keeping:
     history: int = 100_000
     dead_letters: int = 10_000
     """In each queue."""
-    dead_for: int = 30 * 86_400_000
-    """Milliseconds."""
+    unfinished: int = 30 * 86_400_000
+    """Milliseconds for what somebody may still go on with: dead letters, and the parts of a chord that have ended."""
 
 
 class Settlement:
@@ -76,34 +86,41 @@ class Settlement:
     Asking again after a broken connection is safe: the script's fence lets a settlement through once.
     """
 
-    def __init__(self, keys: Keys, scripts: Scripts, keeping: Callable[[], Keeping], held: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        keys: Keys,
+        scripts: Scripts,
+        keeping: Callable[[], Keeping],
+        held: Callable[[], int],
+        is_ours: Callable[[Delivery], bool],
+    ) -> None:
         self._keys = keys
         self._scripts = scripts
         self._keeping = keeping
+        self._is_ours = is_ours
         # As long as others are held here, some of them may end in a moment.
-        self._batches: Batches[Ending, bool] = Batches(
+        self._batches: Batches[Told, bool] = Batches(
             self._flush, most=AT_ONCE, more_to_come=lambda ending: ending < held()
         )
 
     async def settle(self, ending: Ending) -> bool:
         """False if the message is no longer this worker's."""
-        return await self._batches.put(ending)
+        # Built here: what cannot be said of one attempt is no matter of those that end beside it.
+        return await self._batches.put(self._told(ending))
 
-    async def _flush(self, endings: Sequence[Ending]) -> Sequence[bool | Exception]:
+    async def _flush(self, endings: Sequence[Told]) -> Sequence[bool | Exception]:
         """Ask until each has its answer; only those that were refused are asked again."""
         answers: dict[int, bool | Exception] = {}
-        asked = 0
 
         async def ask() -> None:
-            nonlocal asked
-            asked += 1
             left = [number for number in range(len(endings)) if number not in answers]
             keys, arguments = self._batch([endings[number] for number in left])
             told: list[int | bytes] = await self._scripts.settle(keys=keys, args=arguments)
             for number, answer in zip(left, told, strict=True):
                 if isinstance(answer, int):
-                    # Asked again, what was taken off the queue early may have been so at the first time.
-                    answers[number] = answer == 1 or (endings[number].early and asked > 1)
+                    # What is settled and can be nobody else's was settled here, and the answer was lost.
+                    ours = answer == GONE and self._is_ours(endings[number].ending.delivery)
+                    answers[number] = answer == SETTLED or ours
                 elif not answer.decode().startswith(REFUSED):
                     answers[number] = RedisError(f"not settled: {answer.decode()}")
             if len(answers) < len(endings):
@@ -112,24 +129,27 @@ class Settlement:
         await persistently(ask)
         return [answers[number] for number in range(len(endings))]
 
-    def _batch(self, endings: Sequence[Ending]) -> tuple[list[str], list[Any]]:
+    def _batch(self, endings: Sequence[Told]) -> tuple[list[str], list[Any]]:
         keeping = self._keeping()
         keys = [self._keys.crashes, self._keys.history, self._keys.wake, self._keys.slots]
         arguments: list[Any] = [
             GROUP,
-            endings[0].delivery.worker,
+            endings[0].ending.delivery.worker,
             keeping.records,
             keeping.history,
             keeping.dead_letters,
-            keeping.dead_for,
+            keeping.unfinished,
             keeping.failures,
         ]
-        for ending in endings:
-            self._add(ending, keys, arguments, keeping.records)
+        for told in endings:
+            keys += told.keys
+            arguments += told.arguments
         return keys, arguments
 
-    def _add(self, ending: Ending, keys: list[str], arguments: list[Any], keep: int) -> None:
-        delivery, records, parcels = ending.delivery, ending.records if keep else (), ending.parcels
+    def _told(self, ending: Ending) -> Told:
+        keys: list[str] = []
+        arguments: list[Any] = []
+        delivery, records, parcels = ending.delivery, ending.records if self._keeping().records else (), ending.parcels
         has = (bool(ending.dead_because), bool(ending.history), ending.claim is not None, ending.counted is not None)
         numbers = (ending.fenced, len(records), len(parcels), *has)
         keys.append(delivery.stream)
@@ -151,7 +171,8 @@ class Settlement:
             arguments += holding
         if ending.counted is not None:
             keys += ending.counted.keys(self._keys)
-            arguments += ending.counted.arguments(keep)
+            arguments += ending.counted.arguments()
+        return Told(ending, keys, arguments)
 
 
 async def persistently(write: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -14,7 +14,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
+from uuid import uuid4
 
+from msgspec.structs import replace as with_fields
 from redis.asyncio import ConnectionPool, Redis
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -26,7 +28,7 @@ from celeriq.attempt import Attempt, Delivery
 from celeriq.canvas import Signature
 from celeriq.databases import Database
 from celeriq.definition import Definition
-from celeriq.envelope import Claim, Envelope
+from celeriq.envelope import Claim, Envelope, without_turn
 from celeriq.errors import DuplicateTaskNameWarning, SendError, SessionsMissingError, UnsupportedOptionError
 from celeriq.hooks import Hooks, SendingHooks, hooks_of, kinds_of, readers, sending_hooks
 from celeriq.keywords import CallKeywords, TaskKeywords
@@ -70,6 +72,8 @@ MAIN = "main"
 
 LONGEST_NAME = 63
 """Letters that PostgreSQL keeps of a connection's name."""
+MOST_SETTINGS = 1_000
+"""How many tasks, each with what calls say of it, a broker remembers the middlewares of."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -170,7 +174,7 @@ class RedisBroker(RedisStreamBroker):
         """The processes of the `celeriq worker` that this is one of."""
         self._main = main
         self._said_elsewhere = SaidElsewhere(task_defaults or {}, overrides or {})
-        self._hooks: dict[Definition, Hooks] = {}
+        self._settings: dict[tuple[Definition, tuple[tuple[str, Any], ...]], tuple[Options, Hooks]] = {}
         self.with_middlewares(*(standard() if middlewares is None else middlewares))
         self.worker: Worker | None = None
         self.threads: Executor | None = None
@@ -181,6 +185,7 @@ class RedisBroker(RedisStreamBroker):
         self._url = url
         self._client_options = dict(connection)
         self._queues = None if queues is None else frozenset(queues)
+        self._queues_of_tasks: tuple[int, frozenset[str]] = -1, frozenset()
         named = frozenset(self._queues or ())
         self._addresses = Addresses(
             routes, default_queue, max_payload, None if create_missing_queues else lambda: named | self._of_tasks()
@@ -206,7 +211,9 @@ class RedisBroker(RedisStreamBroker):
         self.keys = Keys(namespace)
         self.queues = Queues(self._client, self.keys, self._scripts, self._reads, self._sleep, slots=self.concurrency)
         self.attempts = Attempts(self)
-        self.settlement = Settlement(self.keys, self._scripts, self._keeping, lambda: len(self.queues.held))
+        self.settlement = Settlement(
+            self.keys, self._scripts, self._keeping, lambda: len(self.queues.held), self._is_surely_ours
+        )
         self.formatter = EnvelopeFormatter(self.max_payload, self.attempts.begin)
         self._sender = Sender(self.keys, self._scripts)
         self._listeners = Listeners(self.keys, self._scripts)
@@ -333,13 +340,22 @@ class RedisBroker(RedisStreamBroker):
         said = self._said_elsewhere.with_those(name, {**inherited, **given})
         return read_options(name, said, kinds, readers(STANDARD))
 
-    def hooks_for(self, definition: Definition, options: Options) -> Hooks:
-        """What middlewares do around a task; `options` are its own, or what a call made of them."""
-        if options is not definition.options:
-            return hooks_of(self.middlewares, options)
-        if definition not in self._hooks:
-            self._hooks[definition] = hooks_of(self.middlewares, options)
-        return self._hooks[definition]
+    def settings_of(self, definition: Definition, said: Mapping[str, Any]) -> tuple[Options, Hooks]:
+        """The options of a task, over them what a call has `said`, and what middlewares do around it."""
+        calls = (definition, tuple(sorted(said.items())))
+        try:
+            known = self._settings.get(calls)
+        except TypeError:  # not hashable
+            return self._new_settings(definition, said)
+        if known is None:
+            if len(self._settings) >= MOST_SETTINGS:
+                self._settings.clear()
+            known = self._settings[calls] = self._new_settings(definition, said)
+        return known
+
+    def _new_settings(self, definition: Definition, said: Mapping[str, Any]) -> tuple[Options, Hooks]:
+        options = definition.options.changed(said) if said else definition.options
+        return options, hooks_of(self.middlewares, options)
 
     def with_middlewares(self, *middlewares: TaskiqMiddleware) -> Self:
         """Add middlewares; one of celeriq's takes the place of the one of its kind that is there."""
@@ -350,7 +366,7 @@ class RedisBroker(RedisStreamBroker):
                 self.middlewares[kinds.index(type(middleware))] = middleware
             else:
                 super().with_middlewares(middleware)
-        self._hooks.clear()
+        self._settings.clear()
         self._sending_hooks = sending_hooks(self.middlewares)
         return self
 
@@ -481,13 +497,13 @@ class RedisBroker(RedisStreamBroker):
     # -- sending ---------------------------------------------------------------------------------------------------
 
     async def kick(self, message: BrokerMessage) -> None:
-        """For Taskiq's own senders: its scheduler, and `Context.requeue()`, after which what follows still follows."""
+        """For Taskiq's own senders: its scheduler, and `Context.requeue()`, after which it is the same call."""
         read = envelope.decode(message.message)
         attempt = Attempt.current_or_none()
         if attempt is not None and attempt.envelope.id == read.id:
-            before = attempt.envelope
-            read.link, read.chain = before.link, before.chain
-            read.group, read.group_index, read.chord = before.group, before.group_index, before.chord
+            # Taskiq writes it anew, and knows nothing of the rest.
+            anew = {name: getattr(read, name) for name in ("args", "kwargs", "labels", "labels_types")}
+            read = with_fields(without_turn(attempt.envelope), **anew, delay=0.0, eta=None, claim=None)
         await self.send(read)
 
     async def send(self, envelope: Envelope, *, session: AsyncSession | None = None) -> None:
@@ -520,8 +536,10 @@ class RedisBroker(RedisStreamBroker):
         Raises `TypeError` for an option that no call has, and `SendError` when Redis did not take it.
         """
         task = self.find_task(name)
-        known = task if isinstance(task, Task) else None
-        unchecked = Remote(self, name, known.kicker() if known else None, known.per_call if known else ())
+        if isinstance(task, Task):
+            unchecked = Remote(self, name, task.definition.options, task.kicker())
+        else:
+            unchecked = Remote(self, name, read_options(name, {}, kinds_of(self.middlewares)), None)
         return await Signature(task=unchecked, args=tuple(args), kwargs=kwargs or {}).apply_async(**options)
 
     async def send_many(
@@ -545,7 +563,9 @@ class RedisBroker(RedisStreamBroker):
         With `replace` it takes the place of the other one. Raises `SendError`.
         """
         parcel = self._addresses.parcel(envelope)
-        return await again_and_again(lambda: self._claims.take(envelope, claim, replace=replace, parcel=parcel))
+        await self._listeners.look(parcel.queue)
+        take = partial(self._claims.take, envelope, claim, replace=replace, parcel=parcel, sending=uuid4().hex)
+        return await again_and_again(take)
 
     async def _declare_consumer_group(self) -> None:
         """Called by `RedisStreamBroker.startup()`."""
@@ -557,10 +577,13 @@ class RedisBroker(RedisStreamBroker):
 
     def _of_tasks(self) -> frozenset[str]:
         """The default queue, and those of all registered tasks."""
-        # A copy: the lease's thread asks, too, while tasks may be registered.
-        return frozenset(
-            {self.queue_name, *(self._addresses.queue_of(task) for task in list(self.local_task_registry.values()))}
-        )
+        number, queues = self._queues_of_tasks
+        if number != len(self.local_task_registry):
+            # A copy: the lease's thread asks, too, while tasks may be registered.
+            tasks = list(self.local_task_registry.values())
+            queues = frozenset({self.queue_name, *map(self._addresses.queue_of, tasks)})
+            self._queues_of_tasks = len(tasks), queues
+        return queues
 
     # -- queues ----------------------------------------------------------------------------------------------------
 
@@ -731,6 +754,10 @@ class RedisBroker(RedisStreamBroker):
     async def settle(self, attempt: Attempt) -> None:
         """End the attempt, once."""
         await self.attempts.settle(attempt)
+
+    def _is_surely_ours(self, delivery: Delivery) -> bool:
+        """Whether no other worker can have been given what was delivered here: nobody may have given this one up."""
+        return self.worker is not None and self.worker.may_take and self.queues.holds(delivery)
 
     def _keeping(self) -> Keeping:
         results = self.result_backend

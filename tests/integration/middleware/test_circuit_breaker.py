@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from celeriq import AsyncResult, Ignore, RedisBroker, Reject, Snooze, TaskDefinitionError
+from celeriq import AsyncResult, BoundTask, Ignore, RedisBroker, Reject, Snooze, TaskDefinitionError, chord
 from celeriq.middleware import CircuitBreaker, standard
 from celeriq.redis.circuits import FORGET_FAILURES
 from tests.integration.conftest import MakeBroker
@@ -130,6 +130,57 @@ async def test_only_what_it_is_for_opens_it(make_broker: MakeBroker) -> None:
         assert await state(broker) == {}
         await mail.delay("retried")
         await wait_for(lambda: is_open(broker))
+
+
+async def test_whatever_becomes_of_its_message_a_body_that_failed_counts(make_broker: MakeBroker) -> None:
+    broker = make_broker()
+
+    @broker.task(name="kept", circuit_failures=1, acks_on_failure=False)
+    async def kept() -> None:
+        raise ConnectionError
+
+    @broker.task(name="again", circuit_failures=1, time_limit=0.05, acks_on_timeout=False)
+    async def again() -> None:
+        await asyncio.sleep(60)
+
+    async with running(broker):
+        await kept.delay()
+        await again.delay()
+        await wait_for(lambda: is_open(broker, "kept"))
+        await wait_for(lambda: is_open(broker, "again"))
+
+
+async def test_what_did_not_run_does_not_count(make_broker: MakeBroker) -> None:
+    """A duplicate, a body of a chord that broke, arguments that do not fit, and what a task says of itself."""
+    broker = make_broker()
+
+    class Base(BoundTask):
+        def before_start(self, *_: Any) -> None:
+            raise LookupError
+
+    @broker.task(name="mail", circuit_failures=1)
+    async def mail(given: int = 0) -> None:
+        raise Reject
+
+    @broker.task(name="refused", circuit_failures=1, base=Base)
+    async def refused() -> None: ...
+
+    @broker.task
+    async def fail() -> None:
+        raise ValueError
+
+    async with running(broker):
+        handles = [
+            await mail.delay(),
+            await mail.delay(cast("int", "x")),
+            await chord([fail.s()], mail.si()).delay(),
+            await refused.delay(),
+        ]
+        for sent in handles:
+            await sent.get(timeout=WAIT, propagate=False)
+        await wait_for(lambda: nothing_runs(broker))
+    assert await state(broker) == {}
+    assert await state(broker, "refused") == {}
 
 
 async def nothing_runs(broker: RedisBroker) -> bool:

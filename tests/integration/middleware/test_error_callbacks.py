@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from taskiq import TaskiqMessage, TaskiqMiddleware, TaskiqResult
 
-from celeriq import AsyncResult, BoundTask, Ignore, TaskSession, chain, injected
+from celeriq import AsyncResult, BoundTask, Ignore, TaskSession, UnsupportedOptionError, chain, injected
 from celeriq.middleware import ErrorCallbacks, standard
 from tests.integration.conftest import MakeBroker
 from tests.waiting import wait_for
@@ -63,6 +65,100 @@ async def test_a_function_of_more_is_called_where_the_task_failed(make_broker: M
         await wait_for(lambda: len(told) == 2)
         assert await sent.state() == "FAILURE"
     assert told == ["broken", (sent.id, "ValueError('no')", "ValueError: no", "more")]
+
+
+async def test_a_failure_before_the_body_is_one_for_taskiqs_middlewares_and_the_log(
+    make_broker: MakeBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[str] = []
+
+    class Watching(TaskiqMiddleware):
+        def on_error(self, message: TaskiqMessage, result: TaskiqResult[Any], exception: BaseException) -> None:
+            told.append(repr(exception))
+
+        def post_save(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
+            told.append(repr(result.error))
+
+    class Base(BoundTask):
+        def before_start(self, *_: Any) -> None:
+            raise LookupError("not here")
+
+    broker = make_broker(middlewares=[*standard(), Watching()])
+
+    @broker.task(base=Base, autoretry_for=(LookupError,), default_retry_delay=0)
+    async def work() -> None: ...
+
+    async with running(broker):
+        with pytest.raises(LookupError, match="not here"):
+            await (await work.delay()).get(timeout=WAIT)
+        await wait_for(lambda: len(told) == 2)
+    assert told == 2 * ["LookupError('not here')"]
+    assert "LookupError: not here" in caplog.text
+
+
+async def test_what_a_callback_bears_is_not_counted(make_broker: MakeBroker) -> None:
+    """CERR-02: whether it is sent or called is said by the arguments that it still takes."""
+    broker = make_broker()
+    told: list[Any] = []
+
+    @broker.task
+    async def fail() -> None:
+        raise ValueError("no")
+
+    @broker.task
+    async def notify(failed: Any, channel: str, level: str = "error") -> None:
+        told.append((failed, channel, level))
+
+    @broker.task
+    async def alone(channel: str, *, by: str = "mail") -> None:
+        told.append((channel, by))
+
+    async with running(broker):
+        callbacks = [notify.s("ops", "low"), notify.s(channel="dev"), notify.si("nobody", "ops"), alone.si("x", by="y")]
+        sent = await fail.apply_async(link_error=callbacks)
+        await wait_for(lambda: len(told) == 4)
+    expected = [(sent.id, "ops", "low"), (sent.id, "dev", "error"), ("nobody", "ops", "error"), ("x", "y")]
+    assert sorted(told) == sorted(expected)
+
+
+async def test_a_chain_is_sent_whatever_its_first_task_takes(make_broker: MakeBroker) -> None:
+    broker = make_broker()
+    told: list[Any] = []
+
+    @broker.task
+    async def fail() -> None:
+        raise ValueError("no")
+
+    @broker.task
+    async def first(request: Any, exc: Any = None, traceback: Any = None) -> str:
+        return f"{request if isinstance(request, str) else request.id}, {exc!r}"
+
+    @broker.task
+    async def last(text: str) -> None:
+        told.append(text)
+
+    async with running(broker):
+        sent = await fail.apply_async(link_error=first.s() | last.s())
+        await wait_for(lambda: told)
+    assert told == [f"{sent.id}, None"]
+
+
+async def test_a_def_callback_keeps_nobody_waiting(make_broker: MakeBroker) -> None:
+    broker = make_broker()
+    threads: list[bool] = []
+
+    @broker.task
+    async def fail() -> None:
+        raise ValueError("no")
+
+    @broker.task
+    def alarm(request: Any, exc: Any, traceback: Any) -> None:
+        threads.append(threading.current_thread() is threading.main_thread())
+
+    async with running(broker):
+        await fail.apply_async(link_error=[alarm.s(), chain(alarm.s())])
+        await wait_for(lambda: len(threads) == 2)
+    assert threads == [False, False]
 
 
 async def test_only_failures_are_told_of_and_once(make_broker: MakeBroker) -> None:
@@ -154,6 +250,21 @@ async def test_a_called_one_into_which_something_is_injected_is_refused(make_bro
         TypeError, match=r"alarm' takes more than one argument.* let it take one, the id of what failed"
     ):
         await work.apply_async(link_error=alarm.s())
+    with pytest.raises(TypeError, match="alarm' takes more than one argument"):
+        await work.apply_async(link_error=alarm.si(1, 2, 3))
+
+
+async def test_without_the_middleware_a_callback_is_refused(make_broker: MakeBroker) -> None:
+    """Nobody would tell it."""
+    broker = make_broker(middlewares=[one for one in standard() if not isinstance(one, ErrorCallbacks)])
+
+    @broker.task
+    async def work() -> None: ...
+
+    with pytest.raises(UnsupportedOptionError, match="a link_error needs the middleware ErrorCallbacks"):
+        await work.apply_async(link_error=work.si())
+    with pytest.raises(UnsupportedOptionError, match="ErrorCallbacks"):
+        await chain(work.s(), work.si()).on_error(work.si()).delay()
 
 
 async def test_arguments_that_do_not_fit_are_refused(make_broker: MakeBroker) -> None:
@@ -171,7 +282,8 @@ async def test_arguments_that_do_not_fit_are_refused(make_broker: MakeBroker) ->
     assert (await work.apply_async(link_error=nothing.si())).id
 
 
-async def test_without_the_middleware_nobody_is_told(make_broker: MakeBroker) -> None:
+async def test_a_worker_without_the_middleware_tells_nobody(make_broker: MakeBroker) -> None:
+    sender = make_broker()
     broker = make_broker(middlewares=[one for one in standard() if not isinstance(one, ErrorCallbacks)])
     told: list[str] = []
 
@@ -183,8 +295,11 @@ async def test_without_the_middleware_nobody_is_told(make_broker: MakeBroker) ->
     async def alarm(task_id: str) -> None:
         told.append(task_id)
 
+    @sender.task(name=alarm.task_name)
+    async def told_elsewhere(task_id: str) -> None: ...
+
     async with running(broker):
-        sent = await fail.apply_async(link_error=alarm.s())
+        sent = await sender.send_task(fail.task_name, link_error=told_elsewhere.s())
         with pytest.raises(ValueError, match="no"):
             await sent.get(timeout=WAIT)
         await (await alarm.delay("last")).get(timeout=WAIT)

@@ -6,8 +6,10 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 
@@ -24,6 +26,7 @@ from celeriq import (
     UnsupportedOptionError,
     WorkerLostError,
     injected,
+    shared,
 )
 from celeriq.middleware import ProcessPool, TimeLimits, standard
 from tests import process_tasks as tasks
@@ -221,12 +224,33 @@ def bound(self: BoundTask) -> None: ...
 def plain() -> None: ...
 
 
+class Around(BoundTask):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.run(*args, **kwargs)
+
+
+async def test_a_shared_task_runs_in_a_process(make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no broker."""
+    monkeypatch.setattr(shared, "_shared", [])
+    monkeypatch.setattr(shared, "_brokers", WeakSet[Any]())
+    task: Any = import_module("tests.shared_process_task").shared_pid
+    monkeypatch.setattr(shared, "_shared", [task])
+    broker = make_broker()
+    async with running(broker):
+        assert await (await broker.send_task("shared_pid")).get(timeout=WAIT) != os.getpid()
+
+
 @pytest.mark.parametrize(
     ("function", "options", "says"),
     [
         (injecting, {"pool": "process"}, "'session' is injected, which a process cannot be sent: pass plain data"),
         (given_the_task, {"pool": "process"}, "'task' is injected, which a process cannot be sent: pass plain data"),
         (bound, {"pool": "process", "bind": True}, "bind=True passes the running task.*: leave bind out"),
+        (
+            plain,
+            {"pool": "process", "base": Around},
+            r"Around.__call__ stands around its body and stays in the worker",
+        ),
         (tasks.coroutine, {"pool": "process"}, "is `async def` and runs on the event loop: for a process write `def`"),
         (lambda: None, {"pool": "process"}, "write it with `def` at the top level of a module"),
         (tasks.coroutine, {"pool": "thread"}, 'pool="thread" is for `def`.*: write `def`, or leave pool out'),

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import pytest
 from sqlalchemy import text
@@ -20,8 +22,11 @@ from celeriq import (
     TaskSession,
     injected,
 )
-from celeriq.middleware import Retries, standard
+from celeriq.attempt import Attempt
+from celeriq.middleware import Middleware, Retries, standard
+from celeriq.outcome import Retrying
 from tests.integration.conftest import MakeBroker
+from tests.waiting import wait_for
 from tests.workers import running
 
 WAIT = 20
@@ -184,6 +189,96 @@ async def test_exceptions_that_are_retried_automatically(make_broker: MakeBroker
                 f"Error('{what}')"
             )
     assert [runs.count(what) for what in ("lookup", "key", "index", "os")] == [2, 1, 3, 1]
+
+
+class Careless(Middleware):
+    """Somebody's own, which does not check what it says."""
+
+    says: ClassVar[dict[str, Retrying]] = {
+        "no number": Retrying(None, cast("float", "30")),
+        "never": Retrying(None, math.inf),
+        "no moment": Retrying(None, 0.0, at=math.nan),
+        "no field": Retrying(None, 0.0, changes={"countdown": 5}),
+        "no priority": Retrying(None, 0.0, changes={"priority": 10}),
+        "undecodable": Retrying(None, 0.0, changes={"shadow": 5}),
+    }
+
+    def decide(self, attempt: Attempt, error: BaseException) -> Retrying | None:
+        return self.says.get(str(error))
+
+
+BAD_RETRIES: dict[str, Callable[[BoundTask], BaseException]] = {
+    "text": lambda self: self.retry(countdown=cast("float", "30")),
+    "not a number": lambda self: self.retry(countdown=math.nan),
+    "infinite": lambda _: Retry(countdown=math.inf),
+    "a snooze": lambda _: Snooze(cast("float", None)),
+    "priority": lambda self: self.retry(priority=10),
+    "queue": lambda self: self.retry(queue=7),
+    "no queue": lambda self: self.retry(queue=""),
+    "headers": lambda self: self.retry(headers=7),
+}
+
+
+async def test_a_retry_that_cannot_be_sent_fails_its_own_task_alone(make_broker: MakeBroker) -> None:
+    """Those that end beside it share its round trip."""
+    broker = make_broker(middlewares=[*standard(), Careless()])
+    hows = [*BAD_RETRIES, *(said for said in Careless.says if said != "no moment")]
+    begun: list[str] = []
+    end = asyncio.Event()
+
+    @broker.task(bind=True)
+    async def ends(self: BoundTask, how: str) -> str:
+        begun.append(how)
+        await end.wait()
+        if how in Careless.says:
+            raise LookupError(how)
+        if how in BAD_RETRIES:
+            raise BAD_RETRIES[how](self)
+        return how
+
+    async with running(broker):
+        bad = [await ends.delay(how) for how in hows]
+        good = [await ends.delay(how) for how in ("one", "two")]
+        await wait_for(lambda: len(begun) == len(bad) + len(good))
+        end.set()
+        assert [await sent.get(timeout=WAIT) for sent in good] == ["one", "two"]
+        for how, sent in zip(hows, bad, strict=True):
+            await sent.get(timeout=WAIT, propagate=False)
+            assert (how, await sent.state()) == (how, "FAILURE")
+
+
+async def test_what_cannot_be_said_of_one_attempt_keeps_no_other_from_ending(make_broker: MakeBroker) -> None:
+    broker = make_broker(middlewares=[*standard(), Careless()])
+    begun: list[str] = []
+    end = asyncio.Event()
+
+    @broker.task
+    async def ends(how: str) -> str:
+        begun.append(how)
+        await end.wait()
+        if how in Careless.says:
+            raise LookupError(how)
+        return how
+
+    async with running(broker):
+        sent = [await ends.delay(how) for how in ("no moment", "one", "two")]
+        await wait_for(lambda: len(begun) == len(sent))
+        end.set()
+        assert [await one.get(timeout=WAIT) for one in sent[1:]] == ["one", "two"]
+
+
+async def test_a_retry_may_leave_its_queue_to_the_call(make_broker: MakeBroker) -> None:
+    """None says nothing, as of a call."""
+    broker = make_broker()
+
+    @broker.task(bind=True)
+    async def again(self: BoundTask) -> int:
+        if not self.request.retries:
+            raise self.retry(countdown=0, queue=None, priority=None, headers=None, shadow=None)
+        return self.request.retries
+
+    async with running(broker):
+        assert await (await again.delay()).get(timeout=WAIT) == 1
 
 
 async def test_a_retry_rolls_back(make_broker: MakeBroker, open_sessions: Any) -> None:

@@ -16,6 +16,7 @@ from celeriq import (
 )
 from celeriq.middleware import TimeLimits, standard
 from tests.integration.conftest import MakeBroker
+from tests.process_tasks import hang
 from tests.workers import running
 
 WAIT = 20
@@ -149,3 +150,19 @@ async def test_without_the_middleware_there_are_no_limits(make_broker: MakeBroke
     broker = make_broker(middlewares=[one for one in standard() if not isinstance(one, TimeLimits)])
     with pytest.raises(TaskDefinitionError, match="unknown option 'time_limit'; TimeLimits reads it"):
         broker.task(time_limit=5)
+
+
+async def test_a_call_cannot_limit_a_thread_either(make_broker: MakeBroker) -> None:
+    broker = make_broker()
+
+    @broker.task(name="plain")
+    def plain() -> None: ...
+
+    apart = broker.task(name="apart", pool="process")(hang)
+
+    with pytest.raises(TaskDefinitionError, match="the call of task 'plain': time_limit=5 cannot end a thread"):
+        await plain.apply_async(time_limit=5)
+    with pytest.raises(TaskDefinitionError, match=r"soft_time_limit=0\.5 cannot end a thread"):
+        await (plain.si() | apart.si("")).apply_async(soft_time_limit=0.5)
+    assert (await apart.apply_async(("",), time_limit=5)).id
+    assert (await plain.apply_async(time_limit=None)).id

@@ -8,7 +8,16 @@ from uuid import UUID
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from celeriq import AsyncResult, BoundTask, DuplicateCallError, RedisBroker, SendError, TaskDefinitionError
+from celeriq import (
+    AsyncResult,
+    BoundTask,
+    DuplicateCallError,
+    RedisBroker,
+    SendError,
+    TaskDefinitionError,
+    chain,
+    group,
+)
 from celeriq.errors import TaskRevokedError
 from celeriq.middleware import UniqueTasks, standard
 from tests.integration.conftest import MakeBroker
@@ -61,6 +70,29 @@ async def test_the_first_call_stands_for_those_after_it_until_it_has_ended(make_
         assert await again.get(timeout=WAIT) == 1
     assert sorted(ran) == [1, 1, 2]
     assert await holders(broker) == {}
+
+
+async def test_a_chain_of_one_is_that_call(make_broker: MakeBroker) -> None:
+    """Its handle is of the call that stands for it."""
+    broker = make_broker()
+
+    @broker.task(unique="skip")
+    async def index(number: int) -> None: ...
+
+    first = await index.delay(7)
+    assert (await chain(index.s(7)).apply_async()).id == first.id
+    assert (await chain(group(index.s(7))).apply_async()).id == first.id
+
+
+async def test_a_call_whose_place_was_taken_before_keeps_its_id(make_broker: MakeBroker) -> None:
+    broker = make_broker()
+
+    @broker.task(unique="replace")
+    async def index(number: int) -> None: ...
+
+    await index.apply_async((7,), task_id="own")
+    await index.delay(7)
+    assert (await index.apply_async((7,), task_id="own")).id == "own"
 
 
 async def test_a_second_call_is_refused_by_name_key_and_id(make_broker: MakeBroker) -> None:
@@ -370,6 +402,40 @@ async def test_a_call_that_could_not_be_sent_leaves_no_key(
     monkeypatch.setattr(broker._scripts, "claim", answer_lost)
     sent = await work.delay()
     assert (asked, await waiting(broker), list((await holders(broker)).values())) == (2, 1, [sent.id])
+
+
+async def test_a_call_whose_answer_was_lost_runs_once_though_it_has_ended(
+    make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key is free by then, so that it tells nothing."""
+    broker = make_broker()
+    ran: list[int] = []
+
+    @broker.task(unique="skip")
+    async def work(number: int) -> int:
+        ran.append(number)
+        return number
+
+    claim = broker._scripts.claim
+    lost: list[str] = []
+
+    async def answer_lost(**given: Any) -> Any:
+        answer = await claim(**given)
+        if not lost:
+            lost.append(answer.decode())
+            assert await AsyncResult[int](lost[0], broker=broker).get(timeout=WAIT) == 1
+            raise RedisConnectionError
+        return answer
+
+    monkeypatch.setattr(broker._scripts, "claim", answer_lost)
+    async with running(broker):
+        sent = await work.delay(1)
+        assert sent.id == lost[0]
+        assert await (await work.apply_async((2,), task_id=sent.id)).get(timeout=WAIT) == 1
+        other = await work.delay(3)
+        assert await other.get(timeout=WAIT) == 3
+        await wait_for(lambda: len(ran) == 3)
+    assert ran == [1, 2, 3]
 
 
 async def test_who_dies_with_a_key_keeps_it_until_another_has_run_its_message(make_broker: MakeBroker) -> None:

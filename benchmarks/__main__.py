@@ -71,6 +71,7 @@ def plan(*, short: bool, only: set[str], systems: set[str]) -> Plan:
             named = workload.name in only if only else (workload.short or not short)
             takes_part = workload.name in entrant.only if entrant.only else workload.name not in entrant.skips
             grows = workload not in GROWTH or entrant.name in GROWN
+            takes_part = takes_part and (not workload.entrants or entrant.name in workload.entrants)
             wanted = entrant.name in systems if systems else (entrant.short or not short)
             if named and takes_part and grows and wanted:
                 chosen.append((workload, entrant))

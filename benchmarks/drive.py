@@ -193,6 +193,10 @@ class Measurement:
         await self._system.send_bulk("noop", range(self._size))
         return {"send_bulk": self._size / (time.perf_counter() - began)}
 
+    async def outbox(self) -> Figures:
+        await self._system.relay(100)
+        return {"outbox": self._size / await self._system.relay(self._size)}
+
     async def pickup(self) -> Figures:
         """From just before the call to the first line of the body, in an idle worker."""
         async with self._ready_worker() as worker:

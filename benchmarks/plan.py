@@ -44,6 +44,8 @@ class Workload:
     results: bool = True
     fraction: float = 1.0
     """Of the speed at no-ops."""
+    entrants: tuple[str, ...] = ()
+    """If any, all that take part in it."""
     short: bool = False
 
     def messages(self, entrant: Entrant) -> int:
@@ -63,9 +65,10 @@ ENTRANTS = [
         "celeriq",
         "without-history",
         speed=16_000,
-        only=frozenset({"noop"}),
+        only=frozenset({"noop", "crud"}),
         short=True,
     ),
+    Entrant("celeriq (once)", "celeriq", "celeriq", "once", only=CRUD, short=True),
     Entrant("taskiq", "taskiq", "taskiq"),
     Entrant("taskiq tuned", "taskiq", "taskiq-tuned", "tuned", 3_000, skips=frozenset({"backlog_1000000"}), short=True),
     Entrant("arq", "arq", "arq", short=True),
@@ -94,6 +97,7 @@ WORKLOADS = [
     Workload("send_one", "send_one", size=5_000),
     Workload("send_concurrent", "send_concurrent", size=10_000, short=True),
     Workload("send_bulk", "send_bulk", size=50_000, short=True),
+    Workload("outbox", "outbox", size=20_000, entrants=("celeriq",), short=True),
     Workload("pickup", "pickup", short=True),
     Workload("wait", "wait"),
     Workload("join", "join"),
@@ -129,6 +133,7 @@ UNITS = {
     "send_one": "messages/s",
     "send_concurrent": "messages/s",
     "send_bulk": "messages/s",
+    "outbox": "messages/s",
     "join_1000_s": "s",
     "idle_cpu_percent": "% of a core",
     "redis_growth_percent": "%",

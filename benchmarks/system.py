@@ -56,6 +56,12 @@ class System(ABC):
         """Send many calls in one; raises `NotImplementedError` where there is no such call."""
         raise NotImplementedError
 
+    async def relay(self, count: int) -> float:
+        """Seconds from the commit of a transaction with so many calls until all are sent; raises `NotImplementedError`
+        where no transaction can have any.
+        """
+        raise NotImplementedError
+
     async def wait(self, sent: Any) -> Any:
         """Wait for the result as the system's users do; raises `NotImplementedError` where there is none."""
         raise NotImplementedError

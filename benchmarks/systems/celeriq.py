@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,7 +14,7 @@ from taskiq.result_backends.dummy import DummyResultBackend
 from benchmarks import work
 from benchmarks.system import System, program
 from benchmarks.work import meter, settings
-from celeriq import PoolAdvice, RedisBroker, TaskSession, injected
+from celeriq import PoolAdvice, RedisBroker, TaskSession, injected, outbox, tables
 
 
 @asynccontextmanager
@@ -35,7 +37,7 @@ sleep = broker.task(name="sleep")(work.sleep)
 stamp = broker.task(name="stamp")(work.stamp)
 
 
-@broker.task(name="crud")
+@broker.task(name="crud", once=settings.variant == "once")
 async def crud(number: int, session: TaskSession = injected) -> int:
     await work.update(session, number)
     meter.tick()
@@ -58,6 +60,10 @@ class Celeriq(System):
         return [program("celeriq"), "worker", place, "-w", str(settings.processes), "-c", slots]
 
     async def open(self) -> None:
+        engine = work.async_engine()
+        async with engine.begin() as connection:
+            await connection.run_sync(tables.metadata.create_all)
+        await engine.dispose()
         await broker.startup()
 
     async def close(self) -> None:
@@ -70,6 +76,15 @@ class Celeriq(System):
 
     async def send_bulk(self, task: str, arguments: Sequence[int]) -> list[Any]:
         return [*await TASKS[task].kiq_many([(argument,) for argument in arguments])]
+
+    async def relay(self, count: int) -> float:
+        async with broker.sessions() as session:
+            await noop.kiq_many([(number,) for number in range(count)], session=session)
+            began = time.perf_counter()
+            await session.commit()
+            while not await outbox.is_empty(session, broker.namespace):  # noqa: ASYNC110 - it is in the database
+                await asyncio.sleep(0.005)
+        return time.perf_counter() - began
 
     async def wait(self, sent: Any) -> Any:
         return (await sent.wait_result()).return_value

@@ -38,7 +38,14 @@ def test_a_short_run_has_four_peers_side_by_side() -> None:
     names = dict.fromkeys(entrant.name for _, entrant in chosen)
     peers = [name for name in names if not name.startswith(("celeriq", "ceiling")) and "NullPool" not in name]
     assert peers == ["taskiq tuned", "arq", "pgqueuer", "celery prefork"]
-    assert {workload.name for workload, _ in chosen} == {"noop", "crud", "send_concurrent", "send_bulk", "pickup"}
+    assert {workload.name for workload, _ in chosen} == {
+        "noop",
+        "crud",
+        "send_concurrent",
+        "send_bulk",
+        "outbox",
+        "pickup",
+    }
 
 
 def test_only_picks_workloads_of_all_systems() -> None:

@@ -107,7 +107,7 @@ def is_missing(error: BaseException) -> bool:
 
 def missing(table: Table) -> TablesMissingError:
     """What to tell whoever needs `table`."""
+    version = table.info.get("version", 1)
     return TablesMissingError(
-        f"the database has no table {table.name}: call celeriq.schema.upgrade(op, version={table.info.get('version', 1)}) "
-        "in a migration"
+        f"the database has no table {table.name}: call celeriq.schema.upgrade(op, version={version}) in a migration"
     )

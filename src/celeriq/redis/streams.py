@@ -26,6 +26,7 @@ from celeriq.canvas import Signature
 from celeriq.definition import Definition
 from celeriq.envelope import Claim, Envelope
 from celeriq.errors import DuplicateTaskNameWarning, SendError, SessionsMissingError, UnsupportedOptionError
+from celeriq.history import History
 from celeriq.hooks import Hooks, SendingHooks, hooks_of, kinds_of, readers, sending_hooks
 from celeriq.keywords import CallKeywords, TaskKeywords
 from celeriq.middleware import STANDARD, Middleware, Revocation, standard
@@ -35,12 +36,13 @@ from celeriq.redis.addresses import Addresses
 from celeriq.redis.attempts import Attempts
 from celeriq.redis.circuits import Circuits
 from celeriq.redis.claims import Claims
-from celeriq.redis.connections import cancellations, lean, lone
+from celeriq.redis.connections import cancellations, lean, lone, unrepeated
 from celeriq.redis.dead_letters import DeadLetters
 from celeriq.redis.formatter import EnvelopeFormatter
 from celeriq.redis.keys import GROUP, Keys
 from celeriq.redis.listeners import Listeners
 from celeriq.redis.queues import Queues
+from celeriq.redis.recorder import Recorder
 from celeriq.redis.relay import LOOK_AGAIN, Relay
 from celeriq.redis.results import DAY, RedisResults, patient
 from celeriq.redis.scripts import Scripts
@@ -95,6 +97,8 @@ class RedisBroker(RedisStreamBroker):
     `commit_timeout`: seconds that the commit of a task may take; nothing else can interrupt it.
     `unknown_grace`: seconds that the message of an unknown task waits for a worker that knows it.
     `history_share`: how many of the plain successes the history gets, from 0 to 1; the rest it always gets.
+    `history_limit`: attempts that wait in Redis to be recorded; beyond them the oldest are lost, and counted.
+    `record_history`: whether a worker that has sessions records them: see `celeriq.redis.recorder`.
     `grace`: seconds that running tasks get when a worker is told to stop; None waits for them.
     `concurrency`: tasks that a worker process runs at a time. Say the same as `taskiq worker --max-async-tasks`, which
     the broker cannot see: without it messages are taken in smaller numbers there.
@@ -125,6 +129,8 @@ class RedisBroker(RedisStreamBroker):
         commit_timeout: float = 60.0,
         unknown_grace: float = 3600.0,
         history_share: float = 1.0,
+        history_limit: int = 100_000,
+        record_history: bool = True,
         grace: float | None = None,
         concurrency: int | None = None,
         blocked_limit: float = 600.0,
@@ -144,6 +150,8 @@ class RedisBroker(RedisStreamBroker):
         self.commit_timeout = commit_timeout
         self.unknown_grace = unknown_grace
         self.history_share = history_share
+        self.history_limit = history_limit
+        self.record_history = record_history
         self.grace = grace
         self.blocked_limit = blocked_limit
         self.blocked_warning = blocked_warning
@@ -196,6 +204,10 @@ class RedisBroker(RedisStreamBroker):
         self._sender = Sender(self.keys, self._scripts)
         self._listeners = Listeners(self.keys, self._scripts)
         self._outbox = Relay(self.keys, Sender(self.keys, self._scripts), self._client, self.new_session)
+        self.history = History(namespace, self.new_session)
+        self._recorder = Recorder(
+            self.keys, self._scripts, partial(unrepeated, self._url, self._client_options), self.new_session
+        )
         self._claims = Claims(self.keys, self._scripts)
         self._circuits = Circuits(self.keys, self._scripts)
         if isinstance(self.result_backend, RedisResults):
@@ -335,6 +347,8 @@ class RedisBroker(RedisStreamBroker):
                 self._outbox.begin(LOOK_AGAIN if self.is_worker_process else None)
             if self.is_worker_process:
                 await self._start_worker()
+                if self._sessions is not None and self.record_history:
+                    self._recorder.begin()
         except BaseException:
             await self._close_sessions()
             raise
@@ -374,6 +388,7 @@ class RedisBroker(RedisStreamBroker):
             self.threads.shutdown(wait=False)
             self.threads = None
         await self._outbox.end()
+        await self._recorder.end()
         await self._sleep.close()
         await self._watch.close()
         await self._scripts.close()
@@ -644,8 +659,8 @@ class RedisBroker(RedisStreamBroker):
     def _keeping(self) -> Keeping:
         results = self.result_backend
         if not isinstance(results, RedisResults):
-            return Keeping(records=0, failures=0)
-        return Keeping(records=results.milliseconds, failures=results.milliseconds_of_failures)
+            return Keeping(records=0, failures=0, history=self.history_limit)
+        return Keeping(results.milliseconds, results.milliseconds_of_failures, self.history_limit)
 
 
 NOT_INHERITED = frozenset({"aliases", "base", "bind", "labels"})

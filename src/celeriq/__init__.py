@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         WorkerLostError,
     )
     from celeriq.group_result import GroupResult, result_from_tuple
+    from celeriq.history import History, HistoryCount, HistoryGap, HistoryRow
     from celeriq.options import TaskOptions
     from celeriq.outcome import Ignore, Reject, Retry, Snooze
     from celeriq.record import Record
@@ -63,6 +64,10 @@ __all__ = [
     "DuplicateTaskNameWarning",
     "EncodeError",
     "GroupResult",
+    "History",
+    "HistoryCount",
+    "HistoryGap",
+    "HistoryRow",
     "Ignore",
     "MaxRetriesExceededError",
     "NotRegistered",
@@ -118,6 +123,10 @@ _HOMES = {
     "DuplicateCallError": "celeriq.errors",
     "EncodeError": "celeriq.errors",
     "GroupResult": "celeriq.group_result",
+    "History": "celeriq.history",
+    "HistoryCount": "celeriq.history",
+    "HistoryGap": "celeriq.history",
+    "HistoryRow": "celeriq.history",
     "Ignore": "celeriq.outcome",
     "MaxRetriesExceededError": "celeriq.errors",
     "NotRegistered": "celeriq.errors",

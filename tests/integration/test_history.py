@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime, timedelta
@@ -13,8 +12,8 @@ import msgspec
 import pytest
 from redis.exceptions import ResponseError
 
-from celeriq import RedisBroker, TablesMissingError, chain, group
-from celeriq.embedded import Services, Valkey
+from celeriq import RedisBroker, TablesMissingError, chain, group, upkeep
+from celeriq.embedded import Valkey
 from celeriq.redis import recorder
 from celeriq.redis.history_entry import HistoryEntry
 from celeriq.redis.keys import GROUP
@@ -491,3 +490,80 @@ async def test_other_namespaces_are_not_seen(broker: RedisBroker, database_url: 
     await databases.execute(database_url, "update celeriq_history set namespace = 'another'")
     history = broker.history
     assert await history.latest() == await history.of("id") == await history.counts() == await history.slowest() == []
+
+
+# -- what is old -------------------------------------------------------------------------------------------------------
+
+OLD_HISTORY = """
+    insert into celeriq_history
+    select $1, ((extract(epoch from now()) - n * 86400) * 1000)::bigint << 20, now() - n * interval '1 day', 'id', 'task',
+           'default', 'SUCCESS', 'worker', 0, 0, null, 'id', null, null, null
+    from generate_series(0.5, 59.5, 1) n
+"""
+OLD_INBOX = "insert into celeriq_inbox select $1, n::text, 'null', now() - n * interval '1 day' from generate_series(0.5, 59.5, 1) n"
+
+
+async def fill_with_old(url: str, namespace: str) -> None:
+    connection = await databases.connect(url)
+    for rows in (OLD_HISTORY, OLD_INBOX):
+        await connection.execute(rows, namespace)
+        await connection.execute(rows, "another")
+    await connection.close()
+
+
+async def left(url: str, namespace: str) -> tuple[int, int]:
+    count = "select count(*) from {} where namespace = $1"
+    tables = ("celeriq_history", "celeriq_inbox")
+    history, inbox = [int(await databases.value_of(url, count.format(table), namespace)) for table in tables]
+    return history, inbox
+
+
+async def test_what_is_old_is_deleted_in_portions(
+    make: MakeBroker, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "PORTION", 7)
+    broker = make()
+    await broker.startup()
+    await fill_with_old(database_url, broker.namespace)
+    assert await broker._upkeep.run() == 30 + 46
+    assert await broker._upkeep.run() == 0
+    assert await left(database_url, broker.namespace) == (30, 14)
+    assert await left(database_url, "another") == (60, 60)
+
+
+async def test_how_long_is_settable(make: MakeBroker, database_url: str) -> None:
+    broker = make(history_days=1.0, inbox_days=None)
+    await broker.startup()
+    await fill_with_old(database_url, broker.namespace)
+    await broker._upkeep.run()
+    assert await left(database_url, broker.namespace) == (1, 60)
+
+
+async def test_one_process_at_a_time_deletes_what_is_old(make: MakeBroker, database_url: str) -> None:
+    broker = make()
+    await broker.startup()
+    await fill_with_old(database_url, broker.namespace)
+    other = await databases.connect(database_url)
+    async with other.transaction():
+        await other.execute("select pg_advisory_xact_lock(hashtext($1))", f"celeriq_upkeep/{broker.namespace}")
+        assert await broker._upkeep.run() == 0
+    await other.close()
+    assert await broker._upkeep.run() == 76
+
+
+async def test_workers_delete_what_is_old_each_hour(
+    make: MakeBroker, database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(upkeep, "EVERY", 0.05)
+    broker = make()
+    async with running(broker):
+        await fill_with_old(database_url, broker.namespace)
+        await wait_for(lambda: _is_left(database_url, broker.namespace, (30, 14)))
+        await databases.execute(database_url, "alter table celeriq_history rename to gone")
+        await databases.execute(database_url, "update celeriq_inbox set created_at = now() - interval '20 days'")
+        await databases.execute(database_url, "alter table gone rename to celeriq_history")
+        await wait_for(lambda: _is_left(database_url, broker.namespace, (30, 0)))
+
+
+async def _is_left(url: str, namespace: str, count: tuple[int, int]) -> bool:
+    return await left(url, namespace) == count

@@ -57,6 +57,7 @@ from celeriq.routing import Routes
 from celeriq.said_elsewhere import SaidElsewhere
 from celeriq.session import OpenSessions, PoolAdvice, Sessions
 from celeriq.task import Task
+from celeriq.upkeep import Upkeep
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +100,7 @@ class RedisBroker(RedisStreamBroker):
     `history_share`: how many of the plain successes the history gets, from 0 to 1; the rest it always gets.
     `history_limit`: attempts that wait in Redis to be recorded; beyond them the oldest are lost, and counted.
     `record_history`: whether a worker that has sessions records them: see `celeriq.redis.recorder`.
+    `history_days`, `inbox_days`: how long rows of the history are kept, and of tasks with `once`; None is for ever.
     `grace`: seconds that running tasks get when a worker is told to stop; None waits for them.
     `concurrency`: tasks that a worker process runs at a time. Say the same as `taskiq worker --max-async-tasks`, which
     the broker cannot see: without it messages are taken in smaller numbers there.
@@ -131,6 +133,8 @@ class RedisBroker(RedisStreamBroker):
         history_share: float = 1.0,
         history_limit: int = 100_000,
         record_history: bool = True,
+        history_days: float | None = 30.0,
+        inbox_days: float | None = 14.0,
         grace: float | None = None,
         concurrency: int | None = None,
         blocked_limit: float = 600.0,
@@ -152,6 +156,7 @@ class RedisBroker(RedisStreamBroker):
         self.history_share = history_share
         self.history_limit = history_limit
         self.record_history = record_history
+        self._days = {"history_days": history_days, "inbox_days": inbox_days}
         self.grace = grace
         self.blocked_limit = blocked_limit
         self.blocked_warning = blocked_warning
@@ -205,6 +210,7 @@ class RedisBroker(RedisStreamBroker):
         self._listeners = Listeners(self.keys, self._scripts)
         self._outbox = Relay(self.keys, Sender(self.keys, self._scripts), self._client, self.new_session)
         self.history = History(namespace, self.new_session)
+        self._upkeep = Upkeep(namespace, self.new_session, **self._days)
         self._recorder = Recorder(
             self.keys, self._scripts, partial(unrepeated, self._url, self._client_options), self.new_session
         )
@@ -347,6 +353,8 @@ class RedisBroker(RedisStreamBroker):
                 self._outbox.begin(LOOK_AGAIN if self.is_worker_process else None)
             if self.is_worker_process:
                 await self._start_worker()
+                if self._sessions is not None:
+                    self._upkeep.begin()
                 if self._sessions is not None and self.record_history:
                     self._recorder.begin()
         except BaseException:
@@ -389,6 +397,7 @@ class RedisBroker(RedisStreamBroker):
             self.threads = None
         await self._outbox.end()
         await self._recorder.end()
+        await self._upkeep.end()
         await self._sleep.close()
         await self._watch.close()
         await self._scripts.close()

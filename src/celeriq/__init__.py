@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from celeriq.attempt_logs import HistoryLogs
     from celeriq.backoff import RetryPolicy
     from celeriq.bound_task import BoundTask, CurrentTask
     from celeriq.canvas import Signature, chain, chord, group
@@ -67,6 +68,7 @@ __all__ = [
     "History",
     "HistoryCount",
     "HistoryGap",
+    "HistoryLogs",
     "HistoryRow",
     "Ignore",
     "MaxRetriesExceededError",
@@ -126,6 +128,7 @@ _HOMES = {
     "History": "celeriq.history",
     "HistoryCount": "celeriq.history",
     "HistoryGap": "celeriq.history",
+    "HistoryLogs": "celeriq.attempt_logs",
     "HistoryRow": "celeriq.history",
     "Ignore": "celeriq.outcome",
     "MaxRetriesExceededError": "celeriq.errors",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,7 @@ import msgspec
 import pytest
 from redis.exceptions import ResponseError
 
-from celeriq import RedisBroker, TablesMissingError, chain, group, upkeep
+from celeriq import HistoryLogs, RedisBroker, TablesMissingError, chain, group, upkeep
 from celeriq.embedded import Valkey
 from celeriq.redis import recorder
 from celeriq.redis.history_entry import HistoryEntry
@@ -248,6 +249,60 @@ async def test_a_redis_that_is_restarted_goes_on(
     await settle(broker, 4)
     await wait_for(has(database_url, 7))
     assert await broker.history.gaps() == []
+
+
+# -- logs --------------------------------------------------------------------------------------------------------------
+
+
+def logging_tasks(broker: RedisBroker) -> Any:
+    @broker.task(name="logs")
+    async def logs(lines: int, fails: bool) -> None:
+        for number in range(lines):
+            logging.getLogger("shop").warning("line %d", number)
+            logging.getLogger("celeriq.something").warning("of celeriq's")
+        logging.getLogger("shop").debug("nobody asks for it")
+        await asyncio.to_thread(logging.getLogger("shop").warning, "in a thread")
+        if fails:
+            raise LookupError
+
+    return logs
+
+
+async def test_a_failure_keeps_the_last_lines_that_it_has_logged(make: MakeBroker, database_url: str) -> None:
+    broker = make(history_logs=HistoryLogs(lines=3))
+    logs = logging_tasks(broker)
+    async with running(broker):
+        failed, succeeded = await logs.kiq(10, True), await logs.kiq(1, False)
+        await wait_for(has(database_url, 2))
+        [row] = await broker.history.of(failed.id)
+        assert row.logs is not None
+        lines = row.logs.splitlines()
+        assert [line.partition("WARNING ")[2] for line in lines] == [
+            "shop: line 8",
+            "shop: line 9",
+            "shop: in a thread",
+        ]
+        [row] = await broker.history.of(succeeded.id)
+        assert row.logs is None
+
+
+async def test_lines_are_kept_of_all_attempts_or_of_none_and_are_bounded(make: MakeBroker, database_url: str) -> None:
+    every = make(history_logs=HistoryLogs(successes=True, size=100))
+    logs = logging_tasks(every)
+    async with running(every):
+        succeeded = await logs.kiq(200, False)
+        await wait_for(has(database_url, 1))
+        [row] = await every.history.of(succeeded.id)
+        assert row.logs is not None
+        assert len(row.logs) == 100
+        assert row.logs.endswith("in a thread")
+    none = make(history_logs=None)
+    logs = logging_tasks(none)
+    async with running(none):
+        failed = await logs.kiq(2, True)
+        await wait_for(has(database_url, 2))
+        [row] = await none.history.of(failed.id)
+        assert row.logs is None
 
 
 # -- what is missing ---------------------------------------------------------------------------------------------------
@@ -489,7 +544,7 @@ async def test_other_namespaces_are_not_seen(broker: RedisBroker, database_url: 
     await wait_for(has(database_url, 2))
     await databases.execute(database_url, "update celeriq_history set namespace = 'another'")
     history = broker.history
-    assert await history.latest() == await history.of("id") == await history.counts() == await history.slowest() == []
+    assert not any([await history.latest(), await history.of("id"), await history.counts(), await history.slowest()])
 
 
 # -- what is old -------------------------------------------------------------------------------------------------------

@@ -137,7 +137,7 @@ class Attempts:
             records=records,
             parcels=parcels,
             dead_because=dead_because,
-            history=b"" if isinstance(outcome, Deferred) else entry_of(attempt, outcome, self._broker.history_share),
+            history=b"" if isinstance(outcome, Deferred) else self._history(attempt, outcome),
             ticket="-" if isinstance(outcome, Deferred) else attempt.envelope.ticket,
             claim=_claim_after(attempt.envelope, again),
             counted=None if attempt.part is None else Counted.of(attempt.part, self._broker.queue_name),
@@ -171,6 +171,9 @@ class Attempts:
         delivery, said = attempt.delivery, changes or {}
         queue, priority = said.get("queue", delivery.queue), said.get("priority", delivery.priority)
         return Parcel(queue, record.encode(again), priority, delay, at)
+
+    def _history(self, attempt: Attempt, outcome: Outcome) -> bytes:
+        return entry_of(attempt, outcome, self._broker.history_share, self._broker.attempt_logs)
 
     def terminate(self, revoked: Collection[str]) -> None:
         """End what runs under one of these names (LIM-14); what has begun to commit is not ended."""

@@ -9,6 +9,7 @@ import msgspec
 
 from celeriq import record
 from celeriq.attempt import Attempt
+from celeriq.attempt_logs import AttemptLogs
 from celeriq.history_rows import moment_of, number_of
 from celeriq.outcome import Failed, Ignored, Outcome, Postponed, Retrying, Revoked, Succeeded
 
@@ -49,7 +50,7 @@ class HistoryEntry(msgspec.Struct, kw_only=True, array_like=True):
 _decoder = msgspec.json.Decoder(HistoryEntry)
 
 
-def entry_of(attempt: Attempt, outcome: Outcome, share: float) -> bytes:
+def entry_of(attempt: Attempt, outcome: Outcome, share: float, logs: AttemptLogs | None) -> bytes:
     """The entry of an attempt, b'' if it gets none: of the plain successes a `share` of 0 to 1 do."""
     call = attempt.envelope
     if isinstance(outcome, Succeeded) and not _in_workflow(attempt) and not _chosen(call.id, share):
@@ -66,6 +67,7 @@ def entry_of(attempt: Attempt, outcome: Outcome, share: float) -> bytes:
         root=call.root,
         parent=call.parent,
         group=call.group,
+        logs=None if logs is None else logs.text_of(attempt, succeeded=isinstance(outcome, Succeeded)),
     )
     return record.encode(entry)
 

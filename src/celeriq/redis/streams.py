@@ -22,6 +22,7 @@ from taskiq_redis import RedisStreamBroker
 
 from celeriq import envelope, shared, signals
 from celeriq.attempt import Attempt, Delivery
+from celeriq.attempt_logs import FAILURES_ONLY, AttemptLogs, HistoryLogs
 from celeriq.canvas import Signature
 from celeriq.definition import Definition
 from celeriq.envelope import Claim, Envelope
@@ -98,6 +99,7 @@ class RedisBroker(RedisStreamBroker):
     `commit_timeout`: seconds that the commit of a task may take; nothing else can interrupt it.
     `unknown_grace`: seconds that the message of an unknown task waits for a worker that knows it.
     `history_share`: how many of the plain successes the history gets, from 0 to 1; the rest it always gets.
+    `history_logs`: which of the lines that an attempt logs go into the history: see `HistoryLogs`; None is none.
     `history_limit`: attempts that wait in Redis to be recorded; beyond them the oldest are lost, and counted.
     `record_history`: whether a worker that has sessions records them: see `celeriq.redis.recorder`.
     `history_days`, `inbox_days`: how long rows of the history are kept, and of tasks with `once`; None is for ever.
@@ -132,6 +134,7 @@ class RedisBroker(RedisStreamBroker):
         unknown_grace: float = 3600.0,
         history_share: float = 1.0,
         history_limit: int = 100_000,
+        history_logs: HistoryLogs | None = FAILURES_ONLY,
         record_history: bool = True,
         history_days: float | None = 30.0,
         inbox_days: float | None = 14.0,
@@ -156,6 +159,7 @@ class RedisBroker(RedisStreamBroker):
         self.history_share = history_share
         self.history_limit = history_limit
         self.record_history = record_history
+        self.attempt_logs = None if history_logs is None else AttemptLogs(history_logs, self)
         self._days = {"history_days": history_days, "inbox_days": inbox_days}
         self.grace = grace
         self.blocked_limit = blocked_limit
@@ -377,6 +381,8 @@ class RedisBroker(RedisStreamBroker):
             connect=connecting(self._url, self.lease, self._client_options),
         )
         self._sleep.allow(sleep=True)
+        if self.attempt_logs is not None:
+            self.attempt_logs.begin()
         await self.worker.begin()
         if not self.own_receiver:
             logger.info("under Taskiq's receiver; what only `celeriq worker` does: docs/reference/taskiq.md")
@@ -390,6 +396,8 @@ class RedisBroker(RedisStreamBroker):
         if self.worker is not None:
             await self.worker.end(None if self.own_receiver else LAST_WORDS)
             self.worker = None
+            if self.attempt_logs is not None:
+                self.attempt_logs.end()
             await signals.worker_process_shutdown.send(self)
             await signals.worker_shutdown.send(self)
         if self.threads is not None:

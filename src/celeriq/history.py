@@ -137,12 +137,9 @@ class History:
     async def gaps(self, limit: int = 100) -> list[HistoryGap]:
         """What is missing, the newest first."""
         columns = history_gaps.c
-        statement = (
-            select(columns.reason, columns.entries, columns.began_at, columns.ended_at)
-            .where(columns.namespace == self._namespace)
-            .order_by(columns.id.desc())
-            .limit(limit)
-        )
+        shown: list[Any] = [columns.reason, columns.entries, columns.began_at, columns.ended_at]
+        of_mine = select(*shown).where(columns.namespace == self._namespace)
+        statement = of_mine.order_by(columns.id.desc()).limit(limit)
         async with self._sessions() as session:
             return [HistoryGap(**row._mapping) for row in await self._all(session, statement)]  # noqa: SLF001 - its public name
 
@@ -203,11 +200,9 @@ def attempts_of(namespace: str, task_id: str) -> Select[Any]:
 
 def counts(namespace: str, since: float, seconds: int, task: str | None) -> Select[Any]:
     span = (_entry // literal(number_at(seconds), BigInteger)).label("span")
+    told: list[Any] = [span, _task, _state, func.count().label("count"), func.sum(_runtime).label("runtime")]
     return (
-        select(span, _task, _state, func.count().label("count"), func.sum(_runtime).label("runtime"))
-        .where(*_since(namespace, since, task))
-        .group_by(span, _task, _state)
-        .order_by(span, _task, _state)
+        select(*told).where(*_since(namespace, since, task)).group_by(span, _task, _state).order_by(span, _task, _state)
     )
 
 

@@ -50,7 +50,7 @@ async def broker(make: MakeBroker) -> AsyncGenerator[RedisBroker]:
 async def settle(broker: RedisBroker, count: int, **fields: Any) -> None:
     """What the settlement of so many attempts adds to the stream."""
     pipeline: Any = broker._client.pipeline()
-    entry = {"id": "id", "task": "task", "queue": "default", "state": "SUCCESS", **fields}
+    entry: dict[str, Any] = {"id": "id", "task": "task", "queue": "default", "state": "SUCCESS", **fields}
     for _ in range(count):
         data = msgspec.json.encode(HistoryEntry(**entry))
         pipeline.xadd(broker.keys.history, {"data": data}, maxlen=broker.history_limit, approximate=False)

@@ -1,7 +1,7 @@
 """An obedient application for crash tests: its tasks do what their arguments say, and write down that they ran.
 
 `taskiq worker tests.engine:broker`, with DB_URL, BROKER_URL, BROKER_NAMESPACE, LEASE and POOL_SIZE in the environment;
-the task `limited` asks for RATE and AT_ONCE, too.
+the task `limited` asks for RATE and AT_ONCE, too. HISTORY_LIMIT and GIVE_UP say what its recorders do.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
 from celeriq import PoolAdvice, RedisBroker, TaskSession, injected
+from celeriq.redis import recorder
+
+recorder.TAKE_OVER = recorder.GIVE_UP = float(os.environ.get("GIVE_UP", "60"))
+recorder.LONGEST = min(recorder.LONGEST, recorder.GIVE_UP)
 
 
 @asynccontextmanager
@@ -35,6 +39,7 @@ broker = RedisBroker(
     namespace=os.environ.get("BROKER_NAMESPACE", "tests"),
     lease=float(os.environ.get("LEASE", "30")),
     blocked_limit=float(os.environ.get("BLOCKED_LIMIT", "600")),
+    history_limit=int(os.environ.get("HISTORY_LIMIT", "100000")),
 ).with_sessions(open_sessions, PoolAdvice(size=int(os.environ["POOL_SIZE"])) if "POOL_SIZE" in os.environ else None)
 
 

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from celeriq.attempt_logs import HistoryLogs
     from celeriq.backoff import RetryPolicy
     from celeriq.bound_task import BoundTask, CurrentTask
     from celeriq.canvas import Signature, chain, chord, group
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         WorkerLostError,
     )
     from celeriq.group_result import GroupResult, result_from_tuple
+    from celeriq.history import History, HistoryCount, HistoryGap, HistoryRow
     from celeriq.options import TaskOptions
     from celeriq.outcome import Ignore, Reject, Retry, Snooze
     from celeriq.pool import PoolAdvice
@@ -65,6 +67,11 @@ __all__ = [
     "DuplicateTaskNameWarning",
     "EncodeError",
     "GroupResult",
+    "History",
+    "HistoryCount",
+    "HistoryGap",
+    "HistoryLogs",
+    "HistoryRow",
     "Ignore",
     "MaxRetriesExceededError",
     "NotRegistered",
@@ -122,6 +129,11 @@ _HOMES = {
     "DuplicateCallError": "celeriq.errors",
     "EncodeError": "celeriq.errors",
     "GroupResult": "celeriq.group_result",
+    "History": "celeriq.history",
+    "HistoryCount": "celeriq.history",
+    "HistoryGap": "celeriq.history",
+    "HistoryLogs": "celeriq.attempt_logs",
+    "HistoryRow": "celeriq.history",
     "Ignore": "celeriq.outcome",
     "MaxRetriesExceededError": "celeriq.errors",
     "NotRegistered": "celeriq.errors",

@@ -7,6 +7,7 @@ Only *succeeded* commits. The broker settles; nothing here talks to Redis.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Mapping
 from concurrent.futures import Executor
 from contextvars import ContextVar
@@ -135,6 +136,8 @@ class Attempt:
     """What follows it, encoded then as well."""
     part: Part | None = None
     """What its chord is told of it."""
+    logs: deque[str] | None = None
+    """The last lines that it has logged, if anybody notes them."""
     session: AsyncSession | None = None
     """Its own, if it has asked for one."""
     begun: bool = False

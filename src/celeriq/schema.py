@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-LATEST = 1
+LATEST = 3
 """The version that this release of celeriq reads and writes."""
 
 
@@ -50,8 +50,55 @@ UP: dict[int, tuple[str, ...]] = {
         "COMMENT ON COLUMN celeriq_inbox.value IS 'what the task returned, as JSON'",
         "CREATE INDEX ix_celeriq_inbox_created_at ON celeriq_inbox USING brin (created_at)",
     ),
+    3: (
+        """
+        CREATE TABLE celeriq_history (
+            namespace text NOT NULL,
+            entry bigint NOT NULL,
+            finished_at timestamp with time zone NOT NULL,
+            task_id text NOT NULL,
+            task text NOT NULL,
+            queue text NOT NULL,
+            state text NOT NULL,
+            worker text NOT NULL,
+            runtime double precision NOT NULL,
+            retries integer NOT NULL,
+            error text,
+            root text NOT NULL,
+            parent text,
+            group_id text,
+            logs text,
+            PRIMARY KEY (namespace, entry) INCLUDE (task, state, runtime)
+        )
+        """,
+        "COMMENT ON COLUMN celeriq_history.entry IS 'its place in the stream: milliseconds << 20 | number'",
+        "COMMENT ON COLUMN celeriq_history.runtime IS 'seconds'",
+        "CREATE INDEX ix_celeriq_history_task ON celeriq_history (namespace, task, state, entry)",
+        "CREATE INDEX ix_celeriq_history_state ON celeriq_history (namespace, state, entry) WHERE state <> 'SUCCESS'",
+        "CREATE INDEX ix_celeriq_history_task_id ON celeriq_history (namespace, task_id)",
+        """
+        CREATE TABLE celeriq_history_gaps (
+            id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+            namespace text NOT NULL,
+            stream text NOT NULL,
+            reason text NOT NULL,
+            entries bigint,
+            total bigint NOT NULL,
+            began_at timestamp with time zone,
+            ended_at timestamp with time zone NOT NULL
+        )
+        """,
+        "COMMENT ON COLUMN celeriq_history_gaps.stream IS 'a stream that begins anew has another name'",
+        "COMMENT ON COLUMN celeriq_history_gaps.entries IS 'how many are missing; none if nobody knows'",
+        "COMMENT ON COLUMN celeriq_history_gaps.total IS 'how many of the stream are missing by then'",
+        "COMMENT ON COLUMN celeriq_history_gaps.began_at IS 'none is the beginning of the stream'",
+        "CREATE INDEX ix_celeriq_history_gaps_stream ON celeriq_history_gaps (namespace, stream)",
+    ),
 }
-DOWN: dict[int, tuple[str, ...]] = {1: ("DROP TABLE celeriq_inbox", "DROP TABLE celeriq_outbox")}
+DOWN: dict[int, tuple[str, ...]] = {
+    1: ("DROP TABLE celeriq_inbox", "DROP TABLE celeriq_outbox"),
+    3: ("DROP TABLE celeriq_history_gaps", "DROP TABLE celeriq_history"),
+}
 
 
 def upgrade(op: Operations, version: int) -> None:

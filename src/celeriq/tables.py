@@ -4,7 +4,20 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Double, Identity, Index, LargeBinary, MetaData, Table, Text, text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Double,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    text,
+)
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.exc import ProgrammingError
 
@@ -39,6 +52,50 @@ inbox = Table(
 )
 """Tasks with `once` that have succeeded."""
 
+history = Table(
+    "celeriq_history",
+    metadata,
+    Column("namespace", Text, nullable=False),
+    Column("entry", BigInteger, nullable=False, comment="its place in the stream: milliseconds << 20 | number"),
+    Column("finished_at", TIMESTAMP(timezone=True), nullable=False),
+    Column("task_id", Text, nullable=False),
+    Column("task", Text, nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("worker", Text, nullable=False),
+    Column("runtime", Double, nullable=False, comment="seconds"),
+    Column("retries", Integer, nullable=False),
+    Column("error", Text),
+    Column("root", Text, nullable=False),
+    Column("parent", Text),
+    Column("group_id", Text),
+    Column("logs", Text),
+    # An entry's number is its time as well. With what is counted beside it, a day is counted in the index alone.
+    PrimaryKeyConstraint("namespace", "entry", postgresql_include=["task", "state", "runtime"]),
+    Index("ix_celeriq_history_task", "namespace", "task", "state", "entry"),
+    # Nearly all rows are successes, and who looks for those finds them anywhere.
+    Index("ix_celeriq_history_state", "namespace", "state", "entry", postgresql_where=text("state <> 'SUCCESS'")),
+    Index("ix_celeriq_history_task_id", "namespace", "task_id"),
+    info={"version": 3},
+)
+"""What became of each attempt."""
+
+history_gaps = Table(
+    "celeriq_history_gaps",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("namespace", Text, nullable=False),
+    Column("stream", Text, nullable=False, comment="a stream that begins anew has another name"),
+    Column("reason", Text, nullable=False),
+    Column("entries", BigInteger, comment="how many are missing; none if nobody knows"),
+    Column("total", BigInteger, nullable=False, comment="how many of the stream are missing by then"),
+    Column("began_at", TIMESTAMP(timezone=True), comment="none is the beginning of the stream"),
+    Column("ended_at", TIMESTAMP(timezone=True), nullable=False),
+    Index("ix_celeriq_history_gaps_stream", "namespace", "stream"),
+    info={"version": 3},
+)
+"""What the history has not got."""
+
 UNDEFINED_TABLE = "42P01"
 """PostgreSQL's code for a table that is not there."""
 
@@ -50,6 +107,7 @@ def is_missing(error: BaseException) -> bool:
 
 def missing(table: Table) -> TablesMissingError:
     """What to tell whoever needs `table`."""
+    version = table.info.get("version", 1)
     return TablesMissingError(
-        f"the database has no table {table.name}: call celeriq.schema.upgrade(op, version=1) in a migration"
+        f"the database has no table {table.name}: call celeriq.schema.upgrade(op, version={version}) in a migration"
     )

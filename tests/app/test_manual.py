@@ -133,7 +133,7 @@ def test_the_manual_lists_every_key_in_redis() -> None:
     revoked = keys.revoked, keys.revocations
     limits = keys.slots, keys.running("KIND"), keys.line("KIND"), keys.rate("KIND")
     shared = *limits, keys.unique("KIND"), keys.replaced("ID"), keys.circuit("KIND")
-    others = keys.record("ID"), keys.group("ID"), keys.chord("ID"), keys.history
+    others = keys.record("ID"), keys.group("ID"), keys.chord("ID"), keys.history, keys.recorded
     assert list(table("Key")) == [*queue, keys.queues, keys.paused, *parked, *revoked, *shared, *others, *workers]
 
 

@@ -12,7 +12,7 @@ from taskiq import TaskiqMessage, TaskiqMiddleware
 
 from celeriq import BoundTask, NotRegistered, RedisBroker, chord
 from celeriq.envelope import VERSION, of_message
-from celeriq.redis.attempts import HistoryEntry
+from celeriq.redis.history_entry import HistoryEntry
 from celeriq.redis.keys import Keys
 from celeriq.redis.settlement import Keeping
 from tests.integration.conftest import MakeBroker

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import zlib
 from collections.abc import Collection, Coroutine, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -24,16 +23,15 @@ from celeriq.middleware import Revocation
 from celeriq.outcome import (
     Deferred,
     Failed,
-    Ignored,
     InLine,
     Outcome,
     Postponed,
     Released,
     Retrying,
     Revoked,
-    Succeeded,
 )
 from celeriq.redis.chords import Counted
+from celeriq.redis.history_entry import HistoryEntry, entry_of
 from celeriq.redis.results import RedisResults
 from celeriq.redis.revocations import names_of
 from celeriq.redis.sending import Parcel
@@ -45,33 +43,6 @@ if TYPE_CHECKING:
     from celeriq.redis.streams import RedisBroker
 
 logger = logging.getLogger(__name__)
-
-NAMES: dict[type[Outcome], str] = {
-    Succeeded: "SUCCESS",
-    Failed: "FAILURE",
-    Retrying: "RETRY",
-    Postponed: "POSTPONED",
-    Ignored: "IGNORED",
-    Revoked: "REVOKED",
-}
-"""How the history names an outcome; RELEASED is no end of anything."""
-
-
-class HistoryEntry(msgspec.Struct, kw_only=True, array_like=True):
-    """What became of an attempt, written without the names of its fields: there is one for each task.
-
-    A later version may append fields, and reads what has fewer of them.
-    """
-
-    id: str
-    task: str = ""
-    queue: str
-    state: str
-    worker: str = ""
-    runtime: float = 0.0
-    """Seconds."""
-    retries: int = 0
-    error: str | None = None
 
 
 class Attempts:
@@ -206,23 +177,7 @@ class Attempts:
         return Parcel(queue, record.encode(again), priority, delay, at)
 
     def _history(self, attempt: Attempt, outcome: Outcome) -> bytes:
-        task_id, plain = attempt.envelope.id, isinstance(outcome, Succeeded) and not attempt.next_steps
-        if plain and not _chosen(task_id, self._broker.history_share):
-            return b""
-        return record.encode(
-            HistoryEntry(
-                id=task_id,
-                task=attempt.envelope.task,
-                queue=attempt.delivery.queue,
-                state="DEAD" if isinstance(outcome, Failed) and not attempt.begun else NAMES[type(outcome)],
-                retries=attempt.retries,
-                worker=attempt.delivery.worker,
-                runtime=attempt.runtime,
-                error=record.describe(outcome.error)
-                if isinstance(outcome, Failed | Retrying | Revoked | Postponed)
-                else None,
-            )
-        )
+        return entry_of(attempt, outcome, self._broker.history_share, self._broker.attempt_logs)
 
     def terminate(self, revoked: Collection[str]) -> None:
         """End what runs under one of these names (LIM-14); what has begun to commit is not ended."""
@@ -415,8 +370,3 @@ def _claim_after(call: Envelope, again: Parcel | None) -> tuple[str, str, int] |
         return claim.key, call.id, 0
     wait = again.delay if again.at is None else max(0.0, again.at - time.time())
     return claim.key, call.id, max(1, round((wait + claim.period) * 1000))
-
-
-def _chosen(task_id: str, share: float) -> bool:
-    """The same for every attempt of a task."""
-    return zlib.crc32(task_id.encode()) < share * 2**32

@@ -6,7 +6,7 @@ import asyncio
 from importlib import import_module
 from typing import Any
 
-from redis.asyncio import ConnectionPool
+from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -59,6 +59,12 @@ def lone(url: str, connection: dict[str, Any], seconds: float) -> AbstractConnec
     pool: Any = ConnectionPool
     made: AbstractConnection = pool.from_url(url, **options).make_connection()
     return made
+
+
+def unrepeated(url: str, connection: dict[str, Any]) -> Redis:
+    """A client that asks once: a read of a group is never repeated, for its lost answer would be nobody's."""
+    options: dict[str, Any] = {"retry": Retry(NoBackoff(), 0), **connection, "socket_timeout": None}
+    return Redis.from_url(url, **options)  # pyright: ignore[reportUnknownMemberType] - untyped in redis-py
 
 
 def lean(connection_class: type[AbstractConnection]) -> type[AbstractConnection]:

@@ -113,6 +113,10 @@ class Keys:
     def history(self) -> str:
         return f"{{{self.namespace}}}:history"
 
+    @property
+    def recorded(self) -> str:
+        return f"{{{self.namespace}}}:recorded"
+
     def chord(self, group_id: str) -> str:
         return f"{{{self.namespace}}}:chord:{group_id}"
 

@@ -84,6 +84,10 @@ class Scripts:
         self.report = Script(connections, SOURCES["report"])
         self.revoke = Script(connections, SOURCES["revoke"])
         self.replay = Script(connections, SOURCES["replay"])
+        self.recorded = Script(connections, SOURCES["recorded"])
+        self.missing = Script(connections, SOURCES["missing"])
+        self.inherit = Script(connections, SOURCES["inherit"])
+        self.sign_off = Script(connections, SOURCES["signoff"])
 
     async def close(self) -> None:
         """Disconnect; a script that is run later connects again."""

@@ -25,11 +25,13 @@ from taskiq_redis import RedisStreamBroker
 
 from celeriq import envelope, shared, signals
 from celeriq.attempt import Attempt, Delivery
+from celeriq.attempt_logs import FAILURES_ONLY, AttemptLogs, HistoryLogs
 from celeriq.canvas import Signature
 from celeriq.databases import Database
 from celeriq.definition import Definition
 from celeriq.envelope import Claim, Envelope, without_turn
 from celeriq.errors import DuplicateTaskNameWarning, SendError, SessionsMissingError, UnsupportedOptionError
+from celeriq.history import History
 from celeriq.hooks import Hooks, SendingHooks, hooks_of, kinds_of, readers, sending_hooks
 from celeriq.keywords import CallKeywords, TaskKeywords
 from celeriq.middleware import STANDARD, Middleware, Revocation, standard
@@ -40,13 +42,14 @@ from celeriq.redis.addresses import Addresses
 from celeriq.redis.attempts import Attempts
 from celeriq.redis.circuits import Circuits
 from celeriq.redis.claims import Claims
-from celeriq.redis.connections import cancellations, lean, lone
+from celeriq.redis.connections import cancellations, lean, lone, unrepeated
 from celeriq.redis.dead_letters import DeadLetters
 from celeriq.redis.formatter import EnvelopeFormatter
 from celeriq.redis.keys import GROUP, Keys
 from celeriq.redis.listeners import Listeners
 from celeriq.redis.pools import Family, Fitting, published_pools
 from celeriq.redis.queues import Queues
+from celeriq.redis.recorder import Recorder
 from celeriq.redis.relay import LOOK_AGAIN, Relay
 from celeriq.redis.results import DAY, RedisResults, patient
 from celeriq.redis.scripts import Scripts
@@ -61,6 +64,7 @@ from celeriq.routing import Routes
 from celeriq.said_elsewhere import SaidElsewhere
 from celeriq.session import OpenSessions, Sessions
 from celeriq.task import Task, check_injection
+from celeriq.upkeep import Upkeep
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +113,10 @@ class RedisBroker(RedisStreamBroker):
     `commit_timeout`: seconds that the commit of a task may take; nothing else can interrupt it.
     `unknown_grace`: seconds that the message of an unknown task waits for a worker that knows it.
     `history_share`: how many of the plain successes the history gets, from 0 to 1; the rest it always gets.
+    `history_logs`: which of the lines that an attempt logs go into the history: see `HistoryLogs`; None is none.
+    `history_limit`: attempts that wait in Redis to be recorded; beyond them the oldest are lost, and counted.
+    `record_history`: whether a worker that has sessions records them: see `celeriq.redis.recorder`.
+    `history_days`, `inbox_days`: how long rows of the history are kept, and of tasks with `once`; None is for ever.
     `grace`: seconds that running tasks get when a worker is told to stop; None waits for them.
     `concurrency`: tasks that a worker process runs at a time. Say the same as `taskiq worker --max-async-tasks`, which
     the broker cannot see: without it messages are taken in smaller numbers there.
@@ -141,6 +149,11 @@ class RedisBroker(RedisStreamBroker):
         commit_timeout: float = 60.0,
         unknown_grace: float = 3600.0,
         history_share: float = 1.0,
+        history_limit: int = 100_000,
+        history_logs: HistoryLogs | None = FAILURES_ONLY,
+        record_history: bool = True,
+        history_days: float | None = 30.0,
+        inbox_days: float | None = 14.0,
         grace: float | None = None,
         concurrency: int | None = None,
         blocked_limit: float = 600.0,
@@ -161,6 +174,10 @@ class RedisBroker(RedisStreamBroker):
         self.commit_timeout = commit_timeout
         self.unknown_grace = unknown_grace
         self.history_share = history_share
+        self.history_limit = history_limit
+        self.record_history = record_history
+        self.attempt_logs = None if history_logs is None else AttemptLogs(history_logs, self)
+        self._days = {"history_days": history_days, "inbox_days": inbox_days}
         self.grace = grace
         self.blocked_limit = blocked_limit
         self.blocked_warning = blocked_warning
@@ -218,6 +235,11 @@ class RedisBroker(RedisStreamBroker):
         self._sender = Sender(self.keys, self._scripts)
         self._listeners = Listeners(self.keys, self._scripts)
         self._outbox = Relay(self.keys, Sender(self.keys, self._scripts), self._client, self.new_session)
+        self.history = History(namespace, self.new_session)
+        self._upkeep = Upkeep(namespace, self.new_session, **self._days)
+        self._recorder = Recorder(
+            self.keys, self._scripts, partial(unrepeated, self._url, self._client_options), self.new_session
+        )
         self._claims = Claims(self.keys, self._scripts)
         self._circuits = Circuits(self.keys, self._scripts)
         if isinstance(self.result_backend, RedisResults):
@@ -388,6 +410,10 @@ class RedisBroker(RedisStreamBroker):
                 await self._start_worker(worker)
             if self._databases:
                 self._outbox.begin(LOOK_AGAIN if self.is_worker_process else None)
+                if worker is not None:
+                    self._upkeep.begin()
+                if worker is not None and self.record_history:
+                    self._recorder.begin()
         except BaseException:
             await self._give_up_starting()
             raise
@@ -460,6 +486,8 @@ class RedisBroker(RedisStreamBroker):
         await signals.worker_init.send(self)
         self.threads = self.threads or ThreadPoolExecutor(thread_name_prefix="celeriq-task")
         self._sleep.allow(sleep=True)
+        if self.attempt_logs is not None:
+            self.attempt_logs.begin()
         worker.look_after()
         if not self.own_receiver:
             logger.info("under Taskiq's receiver; what only `celeriq worker` does: docs/reference/taskiq.md")
@@ -473,12 +501,16 @@ class RedisBroker(RedisStreamBroker):
         if self.worker is not None:
             await self.worker.end(None if self.own_receiver else LAST_WORDS)
             self.worker = None
+            if self.attempt_logs is not None:
+                self.attempt_logs.end()
             await signals.worker_process_shutdown.send(self)
             await signals.worker_shutdown.send(self)
         if self.threads is not None:
             self.threads.shutdown(wait=False)
             self.threads = None
         await self._outbox.end()
+        await self._recorder.end()
+        await self._upkeep.end()
         await self._sleep.close()
         await self._watch.close()
         await self._scripts.close()
@@ -762,8 +794,8 @@ class RedisBroker(RedisStreamBroker):
     def _keeping(self) -> Keeping:
         results = self.result_backend
         if not isinstance(results, RedisResults):
-            return Keeping(records=0, failures=0)
-        return Keeping(records=results.milliseconds, failures=results.milliseconds_of_failures)
+            return Keeping(records=0, failures=0, history=self.history_limit)
+        return Keeping(results.milliseconds, results.milliseconds_of_failures, self.history_limit)
 
 
 NOT_INHERITED = frozenset({"aliases", "base", "bind", "labels"})

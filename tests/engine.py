@@ -1,12 +1,13 @@
 """An obedient application for crash tests: its tasks do what their arguments say, and write down that they ran.
 
 `taskiq worker tests.engine:broker`, with DB_URL, BROKER_URL, BROKER_NAMESPACE and LEASE in the environment;
-the task `limited` asks for RATE and AT_ONCE, too.
+the task `limited` asks for RATE and AT_ONCE, too. `taskiq scheduler tests.engine:scheduler` sends what BEAT says.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import os
 import re
@@ -19,7 +20,7 @@ from pathlib import Path
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
-from celeriq import PoolAdvice, RedisBroker, TaskSession, injected
+from celeriq import PoolAdvice, RedisBroker, Scheduler, TaskSession, injected
 
 
 @asynccontextmanager
@@ -35,6 +36,8 @@ broker = RedisBroker(
     lease=float(os.environ.get("LEASE", "30")),
     blocked_limit=float(os.environ.get("BLOCKED_LIMIT", "600")),
 ).with_sessions(open_sessions)
+
+scheduler = Scheduler(broker, beat_schedule=json.loads(os.environ.get("BEAT", "{}")))
 
 
 async def note_start(name: str) -> None:

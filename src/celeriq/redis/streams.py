@@ -25,7 +25,14 @@ from celeriq.attempt import Attempt, Delivery
 from celeriq.canvas import Signature
 from celeriq.definition import Definition
 from celeriq.envelope import Claim, Envelope
-from celeriq.errors import DuplicateTaskNameWarning, SendError, SessionsMissingError, UnsupportedOptionError
+from celeriq.errors import (
+    DuplicateTaskNameWarning,
+    ScheduleError,
+    SendError,
+    SessionsMissingError,
+    TaskDefinitionError,
+    UnsupportedOptionError,
+)
 from celeriq.hooks import Hooks, SendingHooks, hooks_of, kinds_of, readers, sending_hooks
 from celeriq.keywords import CallKeywords, TaskKeywords
 from celeriq.middleware import STANDARD, Middleware, Revocation, standard
@@ -53,6 +60,7 @@ from celeriq.remote import Remote
 from celeriq.result import AsyncResult
 from celeriq.routing import Routes
 from celeriq.said_elsewhere import SaidElsewhere
+from celeriq.schedule_entry import read_task_schedules, taskiq_labels
 from celeriq.session import OpenSessions, PoolAdvice, Sessions
 from celeriq.task import Task
 
@@ -278,6 +286,7 @@ class RedisBroker(RedisStreamBroker):
                 warnings.warn(_taken(called, function), DuplicateTaskNameWarning, stacklevel=2)
                 return self.local_task_registry[called]
             read = self._read_options(called, options)
+            _check_schedule(called, read[TaskOptions])
             labels = _labels_of(read[TaskOptions])
             # Anew for each function: one decorator of Taskiq's gives the first one's name to all.
             task = cast("Task[P, Any]", make_decorator(called, **labels, options=read)(function))
@@ -332,7 +341,8 @@ class RedisBroker(RedisStreamBroker):
                 self._sessions = await self._resources.enter_async_context(self._open_sessions(self._pool))
             await super().startup()
             if self._sessions is not None:
-                self._outbox.begin(LOOK_AGAIN if self.is_worker_process else None)
+                relays = self.is_worker_process or self.is_scheduler_process
+                self._outbox.begin(LOOK_AGAIN if relays else None)
             if self.is_worker_process:
                 await self._start_worker()
         except BaseException:
@@ -663,6 +673,13 @@ def automatic_name(function: Callable[..., Any], main: str | None = None) -> str
     return f"{module}.{function.__name__}"
 
 
+def _check_schedule(name: str, options: TaskOptions) -> None:
+    try:
+        read_task_schedules(name, options.schedule)
+    except ScheduleError as error:
+        raise TaskDefinitionError(str(error)) from error
+
+
 def _labels_of(options: TaskOptions) -> dict[str, Any]:
     """What Taskiq's own parts read."""
     labels: dict[str, Any] = dict(options.labels)
@@ -670,8 +687,8 @@ def _labels_of(options: TaskOptions) -> dict[str, Any]:
         labels["queue"] = options.queue
     if options.priority is not None:
         labels["priority"] = options.priority
-    if options.schedule:
-        labels["schedule"] = list(options.schedule)
+    if schedule := taskiq_labels(options.schedule):
+        labels["schedule"] = schedule
     if not options.acks_late:
         labels["ack_type"] = "when_received"
     return labels

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ async def test_three_schedulers_that_are_killed_in_turn_send_each_tick_once(
     await wait_for(lambda: reaches(database_url, 1), within=60)
     kills = 0
     while (runs := await least(database_url)) < SECONDS:
-        await wait_for(lambda runs=runs: reaches(database_url, runs + 1), within=60)
+        await wait_for(partial(reaches, database_url, runs + 1), within=60)
         schedulers.pop(0).kill()
         kills += 1
         schedulers.append(start(next(commands), BEAT=beat))

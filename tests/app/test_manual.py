@@ -26,14 +26,21 @@ from celeriq.options import read_options
 from celeriq.redis.keys import Keys
 from db.settings import DatabaseSettings
 from docs.typeset import SOURCE, typeset
-from tasks.settings import IngestSettings, MailSettings
+from tasks.settings import IngestSettings, MailSettings, MaintenanceSettings
 
 ROOT = SOURCE.parent.parent
 MANUAL = SOURCE.read_text()
 PDF = SOURCE.with_suffix(".pdf").read_bytes()
 CHAPTERS = re.findall(r"^## (.+)$", MANUAL, re.MULTILINE)
 PYTHON = [token for token in MarkdownIt().parse(MANUAL) if token.type == "fence" and token.info == "python"]
-SETTINGS: tuple[type[BaseSettings], ...] = (DatabaseSettings, BrokerSettings, ApiSettings, IngestSettings, MailSettings)
+SETTINGS: tuple[type[BaseSettings], ...] = (
+    DatabaseSettings,
+    BrokerSettings,
+    ApiSettings,
+    IngestSettings,
+    MailSettings,
+    MaintenanceSettings,
+)
 
 each_python_block = pytest.mark.parametrize("code", [token.content for token in PYTHON])
 

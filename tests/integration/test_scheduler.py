@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -99,7 +100,7 @@ async def sent(broker: RedisBroker) -> list[Envelope]:
 
     async def nothing_waits() -> bool:
         async with broker.sessions() as session:
-            return await session.scalar(text("select count(*) from celeriq_outbox")) == 0
+            return not await session.scalar(text("select count(*) from celeriq_outbox"))
 
     await wait_for(nothing_waits)
     entries: Any = await broker._client.xrange(broker.keys.queue("default"))
@@ -283,7 +284,7 @@ async def test_a_run_that_has_ended_is_followed_by_the_next(
             await fire(scheduler)
             row = await scheduler.schedules.get("quiet")
             assert (row.runs, row.skipped) == (runs, 0)
-            await wait_for(lambda row=row: broker.result_backend.is_result_ready(str(row.last_task_id)))
+            await wait_for(partial(broker.result_backend.is_result_ready, str(row.last_task_id)))
 
 
 # -- while it runs -----------------------------------------------------------------------------------------------------
@@ -605,7 +606,7 @@ async def test_what_is_wrong_is_told_where_it_is_given(make: Make) -> None:
     with pytest.raises(ScheduleError, match="never comes"):
         await schedules.edit("daily", schedule={"cron": "0 0 31 2 *"})
     with pytest.raises(ScheduleError, match=r"crontab\.from_string"):
-        await schedules.edit("daily", schedule="0 0 * * *")  # type: ignore[typeddict-item]
+        await schedules.edit("daily", schedule="0 0 * * *")  # type: ignore[arg-type]
     with pytest.raises(ScheduleError, match="unknown change 'shedule'"):
         await schedules.edit("daily", shedule=60)  # type: ignore[call-arg]
     with pytest.raises(ScheduleError, match="NUL"):

@@ -93,13 +93,10 @@ def may_be_scheduled(given: object) -> bool:
 
 def taskiq_labels(given: object) -> list[Mapping[str, Any]]:
     """Those of the schedules of a task that Taskiq's own scheduler reads as they are meant."""
-    several = cast("Sequence[Any]", given) if isinstance(given, list | tuple) else [given]
-    return [dict(one) for one in several if isinstance(one, Mapping) and _taskiq_reads(cast("Mapping[str, Any]", one))]
-
-
-def _taskiq_reads(label: Mapping[str, Any]) -> bool:
+    several = cast("Sequence[object]", given) if isinstance(given, list | tuple) else [given]
+    labels = [cast("Mapping[str, Any]", one) for one in several if isinstance(one, Mapping)]
     # It takes no part of a second.
-    return not isinstance(label.get("interval"), float)
+    return [dict(label) for label in labels if not isinstance(label.get("interval"), float)]
 
 
 def as_schedule(given: object, *, tz: str | tzinfo = "UTC") -> Schedule:

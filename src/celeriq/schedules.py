@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta, tzinfo
@@ -171,7 +171,7 @@ class Schedules:
             await rows.remove(joined, self._broker.namespace, name)
 
     @asynccontextmanager
-    async def _joined(self, session: AsyncSession | None) -> AsyncIterator[AsyncSession]:
+    async def _joined(self, session: AsyncSession | None) -> AsyncGenerator[AsyncSession]:
         if session is not None:
             yield session
             return

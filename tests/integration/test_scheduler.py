@@ -141,6 +141,19 @@ async def test_a_late_interval_does_not_drift_and_misses_are_counted(
     assert await count(broker) == 1
 
 
+async def test_labels_of_a_schedule_keep_their_types(make_broker: MakeBroker, open_sessions: Any, wall: Wall) -> None:
+    broker = make_broker().with_sessions(open_sessions)
+    broker.task(name="labelled", schedule=[{"interval": 60, "labels": {"trace": False, "depth": 3}}])(print)
+    async with broker:
+        scheduler = await begin(Scheduler(broker, clock=wall))
+        wall.goes(minutes=1)
+        await fire(scheduler)
+        [call] = await sent(broker)
+    message = call.message()
+    message.parse_labels()
+    assert (message.labels["trace"], message.labels["depth"]) == (False, 3)
+
+
 @pytest.mark.parametrize(
     ("policy", "fired", "missed"),
     [

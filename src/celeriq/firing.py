@@ -63,7 +63,8 @@ class Firing:
     async def _fire_one(self) -> bool:
         row: StoredSchedule | None = None
         try:
-            async with transaction(self._broker.new_session) as session:
+            limit = self._broker.commit_timeout
+            async with transaction(self._broker.new_session, commit_timeout=limit) as session:
                 now = await self._clock(session)
                 row = await rows.claim_due(
                     session, self._broker.namespace, now, self._calls.tasks, tuple(self._put_off)

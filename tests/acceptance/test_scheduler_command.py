@@ -93,8 +93,8 @@ async def test_three_schedulers_that_are_killed_in_turn_send_each_tick_once(
     assert sorted(await sent(sender)) == sorted(expected)
     assert len(set(expected)) == len(expected) >= SECONDS * SCHEDULES
     figure(
-        f"Three schedulers, {SCHEDULES} schedules with a tick each second, {kills + 3} kills -9: "
-        f"{len(expected)} ticks, each sent once, none missing"
+        f"Three schedulers that are killed in turn, a tick each second: {len(expected)} ticks of {SCHEDULES} schedules, "
+        f"{kills + 3} kills -9, each tick sent once, none missing"
     )
 
 

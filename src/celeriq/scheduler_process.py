@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import sys
+from contextlib import suppress
 
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
@@ -48,8 +49,15 @@ def load(options: SchedulerOptions) -> Scheduler:
 async def serve(scheduler: Scheduler) -> None:
     """Raises `CeleriqError` for an application that cannot be run as it is."""
     stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal(*_: object) -> None:
+        # Not the loop's own handlers: they go with it, and a second signal would then end a process that is ending.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(stop.set)
+
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        signal.signal(number, on_signal)
     starting = asyncio.create_task(start(scheduler))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)

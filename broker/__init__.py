@@ -6,13 +6,11 @@
 from __future__ import annotations
 
 import taskiq_fastapi
-from taskiq import TaskiqScheduler
-from taskiq.schedule_sources import LabelScheduleSource
 
 from broker.announcement import Announcement
 from broker.correlation import Correlation
 from broker.settings import BrokerSettings
-from celeriq import RedisBroker
+from celeriq import RedisBroker, Scheduler
 from celeriq.middleware import (
     Acknowledgement,
     CircuitBreaker,
@@ -73,4 +71,5 @@ broker = RedisBroker(
 # The one arrow that points back, by name only: workers resolve FastAPI's dependencies with the API's own application.
 taskiq_fastapi.init(broker, "api.main:app")
 
-scheduler = TaskiqScheduler(broker, [LabelScheduleSource(broker)])
+# What tasks declare with `schedule` is in the table of schedules, where it can be edited while everything runs.
+scheduler = Scheduler(broker)

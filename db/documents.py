@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -53,6 +54,13 @@ async def delete(session: AsyncSession, document_id: UUID) -> bool:
     """Whether there was such a document; its chunks go with it."""
     removed = await session.execute(delete_rows(Document).where(Document.id == document_id).returning(Document.id))
     return removed.first() is not None
+
+
+async def delete_unread(session: AsyncSession, older_than: timedelta) -> int:
+    """Delete documents without pages, stored longer ago than this; how many there were."""
+    old = Document.created_at < func.now() - older_than
+    removed = await session.execute(delete_rows(Document).where(Document.pages.is_(None), old).returning(Document.id))
+    return len(removed.all())
 
 
 async def count_chunks(session: AsyncSession, document_id: UUID) -> int:

@@ -44,3 +44,15 @@ class MailSettings(BaseSettings):
 
     timeout: float = Field(default=10, gt=0)
     """Seconds to wait for the service. Defaults to 10."""
+
+
+class MaintenanceSettings(BaseSettings):
+    """What is done by itself, and when; variables begin with `MAINTENANCE_`."""
+
+    model_config = SettingsConfigDict(env_prefix="MAINTENANCE_")
+
+    unread_days: float = Field(default=7, gt=0)
+    """Days after which a document that was never ingested is deleted. Defaults to 7."""
+
+    report_seconds: float = Field(default=3600, ge=1)
+    """Seconds between two reports in the log. Defaults to an hour."""

@@ -1,6 +1,7 @@
 """An application that counts: each of its tasks adds to a row, so that what ran twice shows.
 
-`celeriq worker tests.bookkeeping:broker` and `uvicorn tests.bookkeeping:app`, with DB_URL, BROKER_URL,
+`celeriq worker tests.bookkeeping:broker`, `celeriq scheduler tests.bookkeeping:scheduler` and
+`uvicorn tests.bookkeeping:app`, with DB_URL, BROKER_URL,
 BROKER_NAMESPACE, ONCE, UNSETTLED and HOLD_SENDER in the environment.
 """
 
@@ -16,7 +17,7 @@ from fastapi import FastAPI, HTTPException
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
-from celeriq import PoolAdvice, RedisBroker, TaskSession, chain, injected
+from celeriq import PoolAdvice, RedisBroker, Scheduler, TaskSession, chain, injected
 from celeriq.fastapi import RequestSession, lifespan
 from celeriq.redis.settlement import Ending
 
@@ -43,6 +44,7 @@ broker = RedisBroker(
     max_crashes=1_000,
     task_defaults={"once": os.environ.get("ONCE") == "1"},
 ).with_sessions(open_sessions)
+scheduler = Scheduler(broker)
 app = FastAPI(lifespan=lifespan(broker))
 
 _settle = broker.settlement.settle

@@ -2,11 +2,13 @@
 
 `taskiq worker tests.engine:broker`, with DB_URL, BROKER_URL, BROKER_NAMESPACE, LEASE and POOL_SIZE in the environment;
 the task `limited` asks for RATE and AT_ONCE, too. HISTORY_LIMIT and GIVE_UP say what its recorders do.
+`taskiq scheduler tests.engine:scheduler` sends what BEAT says.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import os
 import re
@@ -19,7 +21,7 @@ from pathlib import Path
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
-from celeriq import PoolAdvice, RedisBroker, TaskSession, injected
+from celeriq import PoolAdvice, RedisBroker, Scheduler, TaskSession, injected
 from celeriq.redis import recorder
 
 recorder.TAKE_OVER = recorder.GIVE_UP = float(os.environ.get("GIVE_UP", "60"))
@@ -41,6 +43,8 @@ broker = RedisBroker(
     blocked_limit=float(os.environ.get("BLOCKED_LIMIT", "600")),
     history_limit=int(os.environ.get("HISTORY_LIMIT", "100000")),
 ).with_sessions(open_sessions, PoolAdvice(size=int(os.environ["POOL_SIZE"])) if "POOL_SIZE" in os.environ else None)
+
+scheduler = Scheduler(broker, beat_schedule=json.loads(os.environ.get("BEAT", "{}")))
 
 
 async def note_start(name: str) -> None:

@@ -22,6 +22,10 @@ ENGINE_WORKERS = {
     "celeriq": ("celeriq", "worker", "tests.engine:broker", "--workers", "1"),
 }
 """The obedient application of the crash tests, under Taskiq's worker and under ours."""
+ENGINE_SCHEDULERS = {
+    "taskiq": ("taskiq", "scheduler", "tests.engine:scheduler"),
+    "celeriq": ("celeriq", "scheduler", "tests.engine:scheduler"),
+}
 WORKER = ("taskiq", "worker", "broker:broker", "tasks", "--workers", "1")
 OWN_WORKER = ("celeriq", "worker", "broker:broker", "tasks", "--workers", "1")
 SCHEDULER = ("taskiq", "scheduler", "broker:scheduler", "tasks")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         PoolTooLargeError,
         QueueNotFound,
         ResultTimeoutError,
+        ScheduleConflictError,
         ScheduleError,
         SendError,
         SessionsMissingError,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         TaskRevokedError,
         TimeLimitExceeded,
         UnknownOptionError,
+        UnknownScheduleError,
         UnsupportedOptionError,
         WorkerLostError,
     )
@@ -50,8 +52,12 @@ if TYPE_CHECKING:
     from celeriq.request import Request
     from celeriq.result import AsyncResult, allow_join_result
     from celeriq.routing import Route
+    from celeriq.schedule_rows import StoredSchedule
+    from celeriq.scheduler import Scheduler
+    from celeriq.schedules import Schedules
     from celeriq.session import TaskSession, task_session
     from celeriq.shared import shared_task
+    from celeriq.ticks import TickPolicy
 
 __all__ = [
     "AsyncResult",
@@ -88,19 +94,25 @@ __all__ = [
     "Retry",
     "RetryPolicy",
     "Route",
+    "ScheduleConflictError",
     "ScheduleError",
+    "Scheduler",
+    "Schedules",
     "SendError",
     "SessionsMissingError",
     "Signature",
     "Snooze",
     "SoftTimeLimitExceeded",
+    "StoredSchedule",
     "TablesMissingError",
     "TaskDefinitionError",
     "TaskOptions",
     "TaskRevokedError",
     "TaskSession",
+    "TickPolicy",
     "TimeLimitExceeded",
     "UnknownOptionError",
+    "UnknownScheduleError",
     "UnsupportedOptionError",
     "WorkerLostError",
     "allow_join_result",
@@ -150,7 +162,13 @@ _HOMES = {
     "Retry": "celeriq.outcome",
     "RetryPolicy": "celeriq.backoff",
     "Route": "celeriq.routing",
+    "ScheduleConflictError": "celeriq.errors",
     "ScheduleError": "celeriq.errors",
+    "Scheduler": "celeriq.scheduler",
+    "Schedules": "celeriq.schedules",
+    "StoredSchedule": "celeriq.schedule_rows",
+    "TickPolicy": "celeriq.ticks",
+    "UnknownScheduleError": "celeriq.errors",
     "SendError": "celeriq.errors",
     "SessionsMissingError": "celeriq.errors",
     "Signature": "celeriq.canvas",

@@ -4,6 +4,8 @@
     ├── TaskDefinitionError      a task cannot be registered as it is written
     │   └── UnknownOptionError   an option that nothing reads
     ├── ScheduleError            a schedule that means nothing as it is written
+    │   ├── UnknownScheduleError   there is none of this name
+    │   └── ScheduleConflictError  there is one of this name, or somebody else has edited it
     ├── EncodeError              a value that cannot be stored as JSON
     ├── PayloadTooLargeError     a message or result beyond the broker's limit
     ├── SendError                a task that could not be sent
@@ -56,6 +58,14 @@ class UnsupportedOptionError(CeleriqError, ValueError):
 
 class ScheduleError(CeleriqError, ValueError):
     """A schedule, or an entry of a table of them, that means nothing as it is written; it says the remedy (BEAT-04)."""
+
+
+class UnknownScheduleError(ScheduleError, LookupError):
+    """There is no schedule of this name; it names the nearest one."""
+
+
+class ScheduleConflictError(ScheduleError):
+    """There is a schedule of this name already, or it was edited since it was read."""
 
 
 class EncodeError(CeleriqError, TypeError):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from celeriq.backoff import RetryPolicy
     from celeriq.bound_task import BoundTask
     from celeriq.canvas import Call
+    from celeriq.schedule_entry import Scheduled
 
 
 class PerCall(TypedDict, total=False):
@@ -41,7 +42,7 @@ class TaskKeywords(PerCall, total=False):
     retry_on_worker_lost: bool
     throws: tuple[type[BaseException], ...]
     typing: bool
-    schedule: Sequence[Mapping[str, Any]]
+    schedule: Scheduled | Sequence[Scheduled]
     labels: Mapping[str, Any]
     pool: Literal["thread", "process"] | None
     track_started: bool

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 
 from celeriq.errors import TaskDefinitionError, UnknownOptionError
 from celeriq.routing import LOWEST
+from celeriq.schedule_entry import Scheduled, may_be_scheduled
 
 T = TypeVar("T", bound="DeclaredOptions")
 
@@ -101,12 +102,6 @@ def _is_priority(given: object) -> bool:
     return given is None or (is_count(given) and cast("int", given) <= LOWEST)
 
 
-def _is_schedule(given: Any) -> bool:
-    return isinstance(given, list | tuple) and all(
-        isinstance(entry, Mapping) for entry in cast("Sequence[object]", given)
-    )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskOptions(DeclaredOptions):
     """The options of every task, whatever middlewares there are, validated when its module is imported (DEF-07)."""
@@ -138,10 +133,11 @@ class TaskOptions(DeclaredOptions):
     typing: bool = option(True, is_bool, "it must be True or False")  # noqa: FBT003
     """Whether arguments are compared with the function's where it is called (DEF-09). Defaults to True."""
 
-    schedule: Sequence[Mapping[str, Any]] = option(
-        (), _is_schedule, 'it must be a list of entries: write schedule=[{"cron": "0 3 * * *"}]'
+    schedule: Scheduled | Sequence[Scheduled] = option(
+        (), may_be_scheduled, 'write schedule=crontab(hour=3, minute=0), seconds, or [{"cron": "0 3 * * *"}]'
     )
-    """When the scheduler sends it, in the form of Taskiq's label schedule source. Defaults to never."""
+    """When the scheduler sends it: a `crontab`, seconds, a `timedelta`, a moment, or several of them; or the form of
+    Taskiq's labels: see `celeriq.schedule_entry.read_task_schedules`. Defaults to never."""
 
     labels: Mapping[str, Any] = option(
         dict, is_mapping_of_names, 'it must be a mapping of names to values: write labels={"timeout": 5}'

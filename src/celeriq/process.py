@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import logging
 import os
 import signal
 import sys
 import threading
-import traceback
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
 
 from redis.exceptions import RedisError
 
-from celeriq import signals
 from celeriq.cli import CANNOT_START, WorkerOptions, read_worker_options
 from celeriq.errors import PoolTooLargeError, TaskDefinitionError
+from celeriq.program import CannotStartError, fastest_loop, imported, look_in, named, set_up_log
 from celeriq.receiver import Receiver
 from celeriq.redis.pools import Family
 from celeriq.redis.streams import RedisBroker
@@ -27,9 +22,7 @@ from celeriq.supervisor import CANCEL, REPLACE_ME
 
 logger = logging.getLogger(__name__)
 
-
-class CannotStartError(Exception):
-    """The application cannot be run as it is; trying again would not help."""
+_WITHOUT_TASKS = "a worker without its tasks would set their messages aside"
 
 
 def main() -> int:
@@ -61,52 +54,19 @@ def refuse(error: Exception) -> int:
     return CANNOT_START
 
 
-async def set_up_log(level: str) -> None:
-    """Write it to the standard error, unless somebody else has set it up (SIG-12)."""
-    told = {"loglevel": level, "logger": logging.getLogger()}
-    if signals.setup_logging:
-        await signals.setup_logging.send(None, **told)
-        return
-    logging.basicConfig(level=level, format="[%(asctime)s][%(levelname)-7s][%(name)s] %(message)s")
-    await signals.after_setup_logger.send(None, **told)
-    await signals.after_setup_task_logger.send(None, **told)
-
-
-def fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """The loop of uvloop, where `celeriq[speed]` is installed, as under `taskiq worker`; None is that of asyncio."""
-    try:
-        new_loop: Callable[[], asyncio.AbstractEventLoop] = importlib.import_module("uvloop").new_event_loop
-    except ImportError:
-        return None
-    return new_loop
-
-
 def load(options: WorkerOptions) -> RedisBroker:
     """The broker, with all its tasks; raises `CannotStartError` when a module does not import."""
-    sys.path.insert(0, str(Path.cwd() / options.app_dir))
-    module, _, name = options.broker.partition(":")
-    broker = getattr(_imported(module), name, None)
-    if not isinstance(broker, RedisBroker):
-        raise CannotStartError(f"{options.broker!r} is no RedisBroker: name one as `module:broker`")
+    look_in(options.app_dir)
+    broker = named(options.broker, RedisBroker, _WITHOUT_TASKS)
     broker.is_worker_process = True
     for tasks in options.modules:
-        _imported(tasks)
+        imported(tasks, _WITHOUT_TASKS)
     if options.queues:
         broker.read_queues(options.queues)
     if options.grace is not None:
         broker.grace = options.grace
     broker.family = Family(options.family, options.workers)
     return broker
-
-
-def _imported(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except Exception as error:
-        traceback.print_exc()
-        raise CannotStartError(
-            f"module {module!r} does not import; a worker without its tasks would set their messages aside"
-        ) from error
 
 
 async def serve(broker: RedisBroker, options: WorkerOptions) -> int:

@@ -16,6 +16,9 @@ from celeriq.errors import ScheduleError
 from celeriq.schedule import Interval, Once, Schedule, interval
 from celeriq.ticks import DEFAULT_POLICY, POLICY_KEYS, TickPolicy
 
+Scheduled = Schedule | float | timedelta | datetime | Mapping[str, Any]
+"""One value of the option `schedule` of a task, which may have several."""
+
 _HOUR = timedelta(hours=1)
 _BEAT_KEYS = ("task", "schedule", "args", "kwargs", "options", "relative", *POLICY_KEYS)
 _KINDS = ("cron", "interval", "time")
@@ -75,6 +78,25 @@ def read_task_schedules(task: str, given: object, *, tz: str | tzinfo = "UTC") -
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ScheduleError(f"task {task!r}: two schedules are named {twice!r}; give them a schedule_id each")
     return entries
+
+
+def may_be_scheduled(given: object) -> bool:
+    """Whether it is of a kind that `read_task_schedules` reads; what it says is read where the task's name is known."""
+    if isinstance(given, list | tuple):
+        several = cast("Sequence[object]", given)
+        return all(not isinstance(one, list | tuple) and may_be_scheduled(one) for one in several)
+    if isinstance(given, str | bool):
+        return False
+    kinds = (Mapping, int, float, timedelta, datetime, Schedule)
+    return isinstance(given, kinds) or any(hasattr(given, name) for name in ("_orig_minute", "run_every"))
+
+
+def taskiq_labels(given: object) -> list[Mapping[str, Any]]:
+    """Those of the schedules of a task that Taskiq's own scheduler reads as they are meant."""
+    several = cast("Sequence[object]", given) if isinstance(given, list | tuple) else [given]
+    labels = [cast("Mapping[str, Any]", one) for one in several if isinstance(one, Mapping)]
+    # It takes no part of a second.
+    return [dict(label) for label in labels if not isinstance(label.get("interval"), float)]
 
 
 def as_schedule(given: object, *, tz: str | tzinfo = "UTC") -> Schedule:

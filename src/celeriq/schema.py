@@ -50,6 +50,47 @@ UP: dict[int, tuple[str, ...]] = {
         "COMMENT ON COLUMN celeriq_inbox.value IS 'what the task returned, as JSON'",
         "CREATE INDEX ix_celeriq_inbox_created_at ON celeriq_inbox USING brin (created_at)",
     ),
+    2: (
+        """
+        CREATE TABLE celeriq_schedules (
+            namespace text NOT NULL,
+            name text NOT NULL,
+            task text NOT NULL,
+            schedule text NOT NULL,
+            args jsonb NOT NULL,
+            kwargs jsonb NOT NULL,
+            options jsonb NOT NULL,
+            labels jsonb NOT NULL,
+            policy jsonb NOT NULL,
+            paused boolean NOT NULL,
+            declared jsonb,
+            last_due timestamp with time zone NOT NULL,
+            next_due timestamp with time zone,
+            last_run_at timestamp with time zone,
+            last_task_id text,
+            runs bigint NOT NULL,
+            missed bigint NOT NULL,
+            skipped bigint NOT NULL,
+            error text,
+            version integer NOT NULL,
+            updated_at timestamp with time zone NOT NULL,
+            PRIMARY KEY (namespace, name)
+        )
+        """,
+        """COMMENT ON COLUMN celeriq_schedules.schedule IS 'as JSON: {"cron": "0 2 * * *"}'""",
+        "COMMENT ON COLUMN celeriq_schedules.options IS 'of the call'",
+        """
+        COMMENT ON COLUMN celeriq_schedules.declared
+        IS 'what the code says; none if it was made while the application ran'
+        """,
+        "COMMENT ON COLUMN celeriq_schedules.last_due IS 'the last tick that was dealt with'",
+        "COMMENT ON COLUMN celeriq_schedules.next_due IS 'nothing comes any more if there is none'",
+        "COMMENT ON COLUMN celeriq_schedules.missed IS 'ticks that came too late'",
+        "COMMENT ON COLUMN celeriq_schedules.skipped IS 'ticks that came while the run before went on'",
+        "COMMENT ON COLUMN celeriq_schedules.error IS 'why it cannot run'",
+        "COMMENT ON COLUMN celeriq_schedules.version IS 'how often it was edited'",
+        "CREATE INDEX ix_celeriq_schedules_due ON celeriq_schedules (namespace, next_due) WHERE NOT paused",
+    ),
     3: (
         """
         CREATE TABLE celeriq_history (
@@ -97,6 +138,7 @@ UP: dict[int, tuple[str, ...]] = {
 }
 DOWN: dict[int, tuple[str, ...]] = {
     1: ("DROP TABLE celeriq_inbox", "DROP TABLE celeriq_outbox"),
+    2: ("DROP TABLE celeriq_schedules",),
     3: ("DROP TABLE celeriq_history_gaps", "DROP TABLE celeriq_history"),
 }
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Double,
     Identity,
@@ -18,7 +19,7 @@ from sqlalchemy import (
     Text,
     text,
 )
-from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.exc import ProgrammingError
 
 from celeriq.errors import TablesMissingError
@@ -95,6 +96,36 @@ history_gaps = Table(
     info={"version": 3},
 )
 """What the history has not got."""
+
+schedules = Table(
+    "celeriq_schedules",
+    metadata,
+    Column("namespace", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("task", Text, nullable=False),
+    Column("schedule", Text, nullable=False, comment='as JSON: {"cron": "0 2 * * *"}'),
+    Column("args", JSONB, nullable=False),
+    Column("kwargs", JSONB, nullable=False),
+    Column("options", JSONB, nullable=False, comment="of the call"),
+    Column("labels", JSONB, nullable=False),
+    Column("policy", JSONB, nullable=False),
+    Column("paused", Boolean, nullable=False),
+    Column("declared", JSONB, comment="what the code says; none if it was made while the application ran"),
+    Column("last_due", TIMESTAMP(timezone=True), nullable=False, comment="the last tick that was dealt with"),
+    Column("next_due", TIMESTAMP(timezone=True), comment="nothing comes any more if there is none"),
+    Column("last_run_at", TIMESTAMP(timezone=True)),
+    Column("last_task_id", Text),
+    Column("runs", BigInteger, nullable=False),
+    Column("missed", BigInteger, nullable=False, comment="ticks that came too late"),
+    Column("skipped", BigInteger, nullable=False, comment="ticks that came while the run before went on"),
+    Column("error", Text, comment="why it cannot run"),
+    Column("version", Integer, nullable=False, comment="how often it was edited"),
+    Column("updated_at", TIMESTAMP(timezone=True), nullable=False),
+    Index("ix_celeriq_schedules_due", "namespace", "next_due", postgresql_where=text("NOT paused")),
+    info={"version": 2},
+)
+"""Which task is called when: see `celeriq.schedule_rows`."""
+
 
 UNDEFINED_TABLE = "42P01"
 """PostgreSQL's code for a table that is not there."""

@@ -108,16 +108,30 @@ def beginning(schedule: Schedule, now: datetime) -> datetime:
     return schedule.at - _INSTANT if isinstance(schedule, Once) else in_utc(now)
 
 
+def continued(schedule: Schedule, last: datetime) -> datetime:
+    """What a schedule that was changed counts as its last tick: the one before the change (BEAT-10).
+
+    So what it would have fired since then is due at once. A single moment that is new has not been yet.
+    """
+    return min(in_utc(last), schedule.at - _INSTANT) if isinstance(schedule, Once) else in_utc(last)
+
+
+def resumed(schedule: Schedule, last: datetime, now: datetime) -> datetime:
+    """What a schedule that was paused counts as its last tick: those of the pause are given up, but a single moment."""
+    latest = None if isinstance(schedule, Once) else schedule.latest_between(last, now)
+    return latest or in_utc(last)
+
+
 def plan(name: str, schedule: Schedule, last: datetime, now: datetime, policy: TickPolicy = DEFAULT_POLICY) -> Due:
     """What is due `now` of a schedule whose last tick that was dealt with is `last`; `name` draws its jitter."""
     latest = _latest_due(name, schedule, last, now, policy.jitter)
     if latest is None:
-        return Due(fire=(), missed=0, last=in_utc(last), next=_look_again(name, schedule, last, policy))
+        return Due(fire=(), missed=0, last=in_utc(last), next=next_look(name, schedule, last, policy))
     late = now - fires_at(name, schedule, latest, policy.jitter)
     fire = _fired(schedule, last, latest, late, policy)
     given_up = fire[0] - _INSTANT if fire else latest
     missed = len(due_between(schedule, last, given_up, MOST_COUNTED))
-    return Due(fire=fire, missed=missed, last=latest, next=_look_again(name, schedule, latest, policy))
+    return Due(fire=fire, missed=missed, last=latest, next=next_look(name, schedule, latest, policy))
 
 
 def fires_at(name: str, schedule: Schedule, tick: datetime, jitter: float) -> datetime:
@@ -135,17 +149,18 @@ def fires_at(name: str, schedule: Schedule, tick: datetime, jitter: float) -> da
     return tick + span * _draw(name, tick)
 
 
+def next_look(name: str, schedule: Schedule, last: datetime, policy: TickPolicy = DEFAULT_POLICY) -> datetime | None:
+    """When the tick after `last` fires, None if there is none any more."""
+    coming = schedule.next_after(last)
+    return None if coming is None else fires_at(name, schedule, coming, policy.jitter)
+
+
 def still_runs(started: datetime, now: datetime, longest: float) -> bool:
     """Whether a run of which no end is known counts as running: at most for `longest` seconds.
 
     One that started in the future, for the clock was set back, counts as running.
     """
     return in_utc(now) - in_utc(started) < timedelta(seconds=longest)
-
-
-def _look_again(name: str, schedule: Schedule, last: datetime, policy: TickPolicy) -> datetime | None:
-    coming = schedule.next_after(last)
-    return None if coming is None else fires_at(name, schedule, coming, policy.jitter)
 
 
 def _latest_due(name: str, schedule: Schedule, last: datetime, now: datetime, jitter: float) -> datetime | None:

@@ -39,6 +39,7 @@ BALANCE = "select balance from account"
 pytestmark = [pytest.mark.proof(of="transaction"), pytest.mark.timeout(3600 if FULL else 200)]
 
 WORKER = ("celeriq", "worker", "tests.bookkeeping:broker", "--workers", "1")
+SCHEDULER = ("celeriq", "scheduler", "tests.bookkeeping:scheduler")
 
 
 def api(port: int) -> tuple[str, ...]:
@@ -61,7 +62,7 @@ class Bank:
         """`mortal` are those that die."""
         self._start = start
         self._environment = environment
-        self._commands = [WORKER, WORKER, api(port)]
+        self._commands = [WORKER, WORKER, api(port), SCHEDULER]
         self._mortal = mortal
         self._random = random.Random(port)
         self._running: list[Process] = [self._started(number) for number in range(len(self._commands))]
@@ -74,7 +75,7 @@ class Bank:
         return [
             number
             for number in self._mortal
-            if any(word in self._running[number].output() for word in ("Listening started", "startup complete"))
+            if any(word in self._running[number].output() for word in ("Listening started", "startup complete", "Startup completed"))
         ]
 
     async def kill_some(self, every: float, most: int) -> None:
@@ -131,7 +132,7 @@ async def balances(
     told = {"DB_URL": url, "BROKER_URL": valkey.url, "BROKER_NAMESPACE": namespace, "ONCE": str(int(once))}
     # At the small size it is workers that must die, and while much is committed and not settled.
     certain = not (once or FULL)
-    bank = Bank(start, {**told, "UNSETTLED": "0.5" if certain else "0.05"}, port, (0, 1) if certain else (0, 1, 2))
+    bank = Bank(start, {**told, "UNSETTLED": "0.5" if certain else "0.05"}, port, (0, 1) if certain else (0, 1, 2, 3))
     async with AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
         opening = asyncio.create_task(open_accounts(client))
         if certain:

@@ -6,6 +6,7 @@ import ast
 import importlib
 import re
 from collections.abc import Iterator
+from dataclasses import asdict
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
@@ -19,21 +20,28 @@ from pypdf import PdfReader
 from api.main import app
 from api.settings import ApiSettings
 from broker.settings import BrokerSettings
-from celeriq import TaskOptions
+from celeriq import TaskOptions, TickPolicy
 from celeriq.hooks import kinds_of
 from celeriq.middleware import standard
 from celeriq.options import read_options
 from celeriq.redis.keys import Keys
 from db.settings import DatabaseSettings
 from docs.typeset import SOURCE, typeset
-from tasks.settings import IngestSettings, MailSettings
+from tasks.settings import IngestSettings, MailSettings, MaintenanceSettings
 
 ROOT = SOURCE.parent.parent
 MANUAL = SOURCE.read_text()
 PDF = SOURCE.with_suffix(".pdf").read_bytes()
 CHAPTERS = re.findall(r"^## (.+)$", MANUAL, re.MULTILINE)
 PYTHON = [token for token in MarkdownIt().parse(MANUAL) if token.type == "fence" and token.info == "python"]
-SETTINGS: tuple[type[BaseSettings], ...] = (DatabaseSettings, BrokerSettings, ApiSettings, IngestSettings, MailSettings)
+SETTINGS: tuple[type[BaseSettings], ...] = (
+    DatabaseSettings,
+    BrokerSettings,
+    ApiSettings,
+    IngestSettings,
+    MailSettings,
+    MaintenanceSettings,
+)
 
 each_python_block = pytest.mark.parametrize("code", [token.content for token in PYTHON])
 
@@ -123,6 +131,10 @@ def test_the_manual_lists_every_task_option_with_its_default() -> None:
     options = read_options("task", {}, [TaskOptions, *kinds_of(standard())])
     defaults = {name: str(default).replace("None", "none") for name, default in options.as_dict().items()}
     assert table("Option") == {**defaults, "queue": "the broker's", "priority": "the route's"}
+
+
+def test_the_manual_lists_what_a_schedule_says_of_its_ticks() -> None:
+    assert table("Policy") == {name: str(said).replace("None", "none") for name, said in asdict(TickPolicy()).items()}
 
 
 def test_the_manual_lists_every_key_in_redis() -> None:

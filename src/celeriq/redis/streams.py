@@ -30,7 +30,14 @@ from celeriq.canvas import Signature
 from celeriq.databases import Database
 from celeriq.definition import Definition
 from celeriq.envelope import Claim, Envelope, without_turn
-from celeriq.errors import DuplicateTaskNameWarning, SendError, SessionsMissingError, UnsupportedOptionError
+from celeriq.errors import (
+    DuplicateTaskNameWarning,
+    ScheduleError,
+    SendError,
+    SessionsMissingError,
+    TaskDefinitionError,
+    UnsupportedOptionError,
+)
 from celeriq.history import History
 from celeriq.hooks import Hooks, SendingHooks, hooks_of, kinds_of, readers, sending_hooks
 from celeriq.keywords import CallKeywords, TaskKeywords
@@ -62,6 +69,7 @@ from celeriq.remote import Remote
 from celeriq.result import AsyncResult
 from celeriq.routing import Routes
 from celeriq.said_elsewhere import SaidElsewhere
+from celeriq.schedule_entry import read_task_schedules, taskiq_labels
 from celeriq.session import OpenSessions, Sessions
 from celeriq.task import Task, check_injection
 from celeriq.upkeep import Upkeep
@@ -337,6 +345,7 @@ class RedisBroker(RedisStreamBroker):
                 warnings.warn(_taken(called, function), DuplicateTaskNameWarning, stacklevel=2)
                 return self.local_task_registry[called]
             read = self._read_options(called, options)
+            _check_schedule(called, read[TaskOptions])
             labels = _labels_of(read[TaskOptions])
             # Anew for each function: one decorator of Taskiq's gives the first one's name to all.
             task = cast("Task[P, Any]", make_decorator(called, **labels, options=read)(function))
@@ -409,10 +418,11 @@ class RedisBroker(RedisStreamBroker):
                 self._check_injection()
                 await self._start_worker(worker)
             if self._databases:
-                self._outbox.begin(LOOK_AGAIN if self.is_worker_process else None)
+                relays = self.is_worker_process or self.is_scheduler_process
+                self._outbox.begin(LOOK_AGAIN if relays else None)
                 if worker is not None:
                     self._upkeep.begin()
-                if worker is not None and self.record_history:
+                if relays and self.record_history:
                     self._recorder.begin()
         except BaseException:
             await self._give_up_starting()
@@ -567,12 +577,14 @@ class RedisBroker(RedisStreamBroker):
 
         Raises `TypeError` for an option that no call has, and `SendError` when Redis did not take it.
         """
+        return await Signature(task=self.named(name), args=tuple(args), kwargs=kwargs or {}).apply_async(**options)
+
+    def named(self, name: str) -> Remote:
+        """A task to be called by its name, registered here or not."""
         task = self.find_task(name)
         if isinstance(task, Task):
-            unchecked = Remote(self, name, task.definition.options, task.kicker())
-        else:
-            unchecked = Remote(self, name, read_options(name, {}, kinds_of(self.middlewares)), None)
-        return await Signature(task=unchecked, args=tuple(args), kwargs=kwargs or {}).apply_async(**options)
+            return Remote(self, name, task.definition.options, task.kicker())
+        return Remote(self, name, read_options(name, {}, kinds_of(self.middlewares)))
 
     async def send_many(
         self, envelopes: Sequence[Envelope], *, session: AsyncSession | None = None
@@ -813,6 +825,13 @@ def automatic_name(function: Callable[..., Any], main: str | None = None) -> str
     return f"{module}.{function.__name__}"
 
 
+def _check_schedule(name: str, options: TaskOptions) -> None:
+    try:
+        read_task_schedules(name, options.schedule)
+    except ScheduleError as error:
+        raise TaskDefinitionError(str(error)) from error
+
+
 def _labels_of(options: TaskOptions) -> dict[str, Any]:
     """What Taskiq's own parts read."""
     labels: dict[str, Any] = dict(options.labels)
@@ -820,8 +839,8 @@ def _labels_of(options: TaskOptions) -> dict[str, Any]:
         labels["queue"] = options.queue
     if options.priority is not None:
         labels["priority"] = options.priority
-    if options.schedule:
-        labels["schedule"] = list(options.schedule)
+    if schedule := taskiq_labels(options.schedule):
+        labels["schedule"] = schedule
     if not options.acks_late:
         labels["ack_type"] = "when_received"
     return labels

@@ -21,6 +21,8 @@ FAILURES = ("FAILURE", "DEAD")
 STATES = ("SUCCESS", *FAILURES, "RETRY", "REVOKED", "IGNORED", "POSTPONED")
 """All of them."""
 
+Question = Select[*tuple[Any, ...]]
+
 SECONDS = {"minute": 60, "hour": 3600, "day": 86_400}
 
 
@@ -143,10 +145,10 @@ class History:
         async with self._sessions() as session:
             return [HistoryGap(**row._mapping) for row in await self._all(session, statement)]  # noqa: SLF001 - its public name
 
-    async def _rows(self, session: AsyncSession, statement: Select[Any]) -> list[HistoryRow]:
+    async def _rows(self, session: AsyncSession, statement: Question) -> list[HistoryRow]:
         return [HistoryRow(**row._mapping) for row in await self._all(session, statement)]  # noqa: SLF001 - its public name
 
-    async def _all(self, session: AsyncSession, statement: Select[Any]) -> Sequence[Any]:
+    async def _all(self, session: AsyncSession, statement: Question) -> Sequence[Any]:
         connection = await session.connection(bind_arguments={"clause": history})
         try:
             found: Sequence[Any] = (await connection.execute(statement)).all()
@@ -167,9 +169,7 @@ _SHOWN = tuple(column for column in history.columns if column.name != "namespace
 _entry, _task, _state, _runtime = history.c.entry, history.c.task, history.c.state, history.c.runtime
 
 
-def latest(
-    namespace: str, limit: int, task: str | None, states: Sequence[str] | None, before: int | None
-) -> Select[Any]:
+def latest(namespace: str, limit: int, task: str | None, states: Sequence[str] | None, before: int | None) -> Question:
     if states is None and task is None:
         return _newest(namespace, limit, before)
     # A page of each state, and of those the newest: so each is read off an index, and no more than a page.
@@ -182,7 +182,7 @@ def latest(
 
 def _newest(
     namespace: str, limit: int, before: int | None, task: str | None = None, state: str | None = None
-) -> Select[Any]:
+) -> Question:
     conditions: list[ColumnElement[bool]] = [history.c.namespace == namespace]
     if task is not None:
         conditions.append(_task == task)
@@ -194,11 +194,11 @@ def _newest(
     return select(*_SHOWN).where(and_(*conditions)).order_by(_entry.desc()).limit(limit)
 
 
-def attempts_of(namespace: str, task_id: str) -> Select[Any]:
+def attempts_of(namespace: str, task_id: str) -> Question:
     return select(*_SHOWN).where(history.c.namespace == namespace, history.c.task_id == task_id).order_by(_entry)
 
 
-def counts(namespace: str, since: float, seconds: int, task: str | None) -> Select[Any]:
+def counts(namespace: str, since: float, seconds: int, task: str | None) -> Question:
     span = (_entry // literal(number_at(seconds), BigInteger)).label("span")
     told: list[Any] = [span, _task, _state, func.count().label("count"), func.sum(_runtime).label("runtime")]
     return (
@@ -206,7 +206,7 @@ def counts(namespace: str, since: float, seconds: int, task: str | None) -> Sele
     )
 
 
-def slowest(namespace: str, limit: int, since: float, task: str | None) -> Select[Any]:
+def slowest(namespace: str, limit: int, since: float, task: str | None) -> Question:
     # Found in the index alone; only what is shown is read from the table.
     found = (
         select(_entry.label("found"))

@@ -28,10 +28,14 @@ GIVE_UP = "3"
 pytestmark = [pytest.mark.proof(of="transaction"), pytest.mark.timeout(900 if FULL else 150)]
 
 
-async def send_all(sender: RedisBroker) -> None:
+async def send_all(sender: RedisBroker) -> list[str]:
+    """Task ids."""
+    sent: list[str] = []
     for first in range(0, MESSAGES, 50):
         names = range(first, min(first + 50, MESSAGES))
-        await asyncio.gather(*(sender.send_task("run", [str(name), 0.02]) for name in names))
+        results = await asyncio.gather(*(sender.send_task("run", [str(name), 0.02]) for name in names))
+        sent += [result.id for result in results]
+    return sent
 
 
 async def passed(database_url: str, share: float) -> bool:

@@ -9,10 +9,9 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Select
 from sqlalchemy.dialects import postgresql
 
-from celeriq.history import FAILURES, attempts_of, counts, latest, slowest
+from celeriq.history import FAILURES, Question, attempts_of, counts, latest, slowest
 from celeriq.history_rows import DAY
 from tests import databases
 from tests.conftest import Figure
@@ -34,7 +33,7 @@ FILL = """
 
 
 @pytest.fixture(scope="module")
-def questions() -> dict[str, Select[Any]]:
+def questions() -> dict[str, Question]:
     yesterday = time.time() - DAY
     return {
         "the latest": latest("celeriq", 100, None, None, None),
@@ -67,7 +66,7 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 async def test_every_question_is_answered_from_an_index(
-    connection: Any, questions: dict[str, Select[Any]], figure: Figure
+    connection: Any, questions: dict[str, Question], figure: Figure
 ) -> None:
     longest = 0.0
     for question, statement in questions.items():

@@ -42,7 +42,7 @@ broker = RedisBroker(
     lease=float(os.environ.get("LEASE", "30")),
     blocked_limit=float(os.environ.get("BLOCKED_LIMIT", "600")),
     history_limit=int(os.environ.get("HISTORY_LIMIT", "100000")),
-).with_sessions(open_sessions, PoolAdvice(size=int(os.environ["POOL_SIZE"])) if "POOL_SIZE" in os.environ else None)
+).with_sessions(open_sessions, PoolAdvice(size=int(os.environ["POOL_SIZE"])) if os.environ.get("POOL_SIZE") else None)
 
 scheduler = Scheduler(broker, beat_schedule=json.loads(os.environ.get("BEAT", "{}")))
 

@@ -123,7 +123,7 @@ class Signature(Generic[R]):
         if isinstance(self.task, Remote):
             return await self.envelope(fed=1)
         definition = self.task.definition
-        given = ((), {}) if self.immutable else (self.args, self.kwargs)
+        given: tuple[Sequence[Any], Mapping[str, Any]] = ((), {}) if self.immutable else (self.args, self.kwargs)
         is_called = is_called_where_it_failed(definition, *given)
         if is_called and not definition.needs_nothing({}):
             raise TypeError(

@@ -17,7 +17,7 @@ from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, cast
 
 from celeriq import record
 from celeriq.definition import Definition
@@ -263,14 +263,14 @@ def find(reference: Reference) -> Callable[..., Any]:
     found: Any = import_module(reference.module)
     for name in reference.name.split("."):
         found = getattr(found, name, None)
-    task = found if isinstance(found, SharedTask) else getattr(found, "definition", None)
-    function = task.function if isinstance(task, SharedTask | Definition) else found
+    task: Any = found if issubclass(type(found), SharedTask) else getattr(found, "definition", None)
+    function: Any = task.function if issubclass(type(task), SharedTask | Definition) else found
     if not callable(function):
         raise TaskDefinitionError(
             f"there is no function {reference.name!r} in module {reference.module!r} where a process looks for it: "
             "give it the name that it was defined by"
         )
-    return function
+    return cast("Callable[..., Any]", function)
 
 
 def perform(call: Call) -> Ending:

@@ -21,7 +21,9 @@ LEASE = 5.0 if PROVING else 1.0
 
 @pytest.fixture
 def environment(services: Services, database_url: str, namespace: str) -> dict[str, str]:
-    return {"DB_URL": database_url, "BROKER_URL": services.redis_url, "BROKER_NAMESPACE": namespace}
+    # Of the pool: other tests want connections of the same server.
+    addresses = {"DB_URL": database_url, "BROKER_URL": services.redis_url, "BROKER_NAMESPACE": namespace}
+    return {**addresses, "POOL_SIZE": "10"}
 
 
 @pytest.fixture

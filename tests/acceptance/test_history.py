@@ -78,9 +78,9 @@ async def test_a_killed_recorder_loses_nothing_and_writes_nothing_twice(
     await sending
     await wait_for(lambda: is_empty(redis, namespace), within=120)
     rows, missing = await wait_for(lambda: accounted(redis, namespace, database_url), within=60)
-    ids = Counter(
-        await databases.column_of(database_url, "select task_id from celeriq_history where state = 'SUCCESS'")
-    )
+    # Workers die here in their first moments, again and again; a message that three of them had is a dead letter.
+    ends = "select task_id from celeriq_history where state in ('SUCCESS', 'DEAD')"
+    ids = Counter(await databases.column_of(database_url, ends))
     assert missing == 0
     assert len(ids) == MESSAGES
     assert set(ids.values()) == {1}

@@ -75,7 +75,10 @@ class Bank:
         return [
             number
             for number in self._mortal
-            if any(word in self._running[number].output() for word in ("Listening started", "startup complete", "Startup completed"))
+            if any(
+                word in self._running[number].output()
+                for word in ("Listening started", "startup complete", "Startup completed")
+            )
         ]
 
     async def kill_some(self, every: float, most: int) -> None:

@@ -138,7 +138,7 @@ async def test_pools_that_the_database_has_no_room_for_are_refused_with_what_wou
 async def test_pools_that_nobody_has_chosen_are_those_that_fit(
     sender: RedisBroker, start: Start, database_url: str
 ) -> None:
-    worker = start((*ENGINE, "--workers", "2"))
+    worker = start((*ENGINE, "--workers", "2"), POOL_SIZE="")
     await wait_for(lambda: worker.output().count("Listening started") == 2, within=60)
     assert "100 tasks at a time share a pool of 41 connections" in worker.output()
     assert [list(pools.values()) for pools in (await sender.pools()).values()] == [[49], [49]]

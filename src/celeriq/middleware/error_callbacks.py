@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Awaitable
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from celeriq.definition import Definition
 from celeriq.envelope import Envelope, encode
@@ -57,5 +57,7 @@ class ErrorCallbacks(Middleware):
         known = getattr(self.broker.find_task(callback.task), "definition", None)
         if not isinstance(known, Definition) or callback.chain or callback.members:
             return None
-        given = ((), {}) if callback.immutable else (callback.args, callback.kwargs)
+        given: tuple[Sequence[Any], Mapping[str, Any]] = (
+            ((), {}) if callback.immutable else (callback.args, callback.kwargs)
+        )
         return known if is_called_where_it_failed(known, *given) else None

@@ -103,7 +103,7 @@ FLOORS = [
     Floor("CRUD: × the best pattern in Celery", over("crud", *CELERY_CRUD), 2),
     Floor("CRUD: × NullPool in Celery", over("crud", *NULL_POOLS), 8),
     Floor("CRUD with once: × without", over("crud", "celeriq", of="celeriq (once)"), 0.85),
-    Floor("CRUD with history: × without", over("crud", "celeriq (no history)"), 0.9),
+    Floor("CRUD with history: × without", over("crud", "celeriq (no history)", of="celeriq (recording history)"), 0.9),
     Floor("outbox, messages/s of one relay", value("outbox"), 5_000),
     Floor("pickup, p50: × a raw blocking read", over("pickup_ms", CEILING), 1.3, at_least=False),
     Floor("pickup, p99, ms", value("pickup_p99_ms"), 5, at_least=False),

@@ -41,6 +41,7 @@ broker = RedisBroker(
     namespace=os.environ.get("BROKER_NAMESPACE", "tests"),
     lease=float(os.environ.get("LEASE", "30")),
     blocked_limit=float(os.environ.get("BLOCKED_LIMIT", "600")),
+    record_history=True,
     history_limit=int(os.environ.get("HISTORY_LIMIT", "100000")),
 ).with_sessions(open_sessions, PoolAdvice(size=int(os.environ["POOL_SIZE"])) if os.environ.get("POOL_SIZE") else None)
 

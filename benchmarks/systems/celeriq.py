@@ -28,6 +28,8 @@ broker = RedisBroker(
     settings.redis,
     concurrency=settings.concurrency,
     history_share=0.0 if settings.variant.endswith("without-history") else 1.0,
+    # By the worker itself; by default a scheduler does it.
+    record_history=settings.variant == "recording" or None,
 ).with_sessions(open_sessions)
 if not settings.results:
     broker.with_result_backend(DummyResultBackend())

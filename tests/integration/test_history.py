@@ -33,7 +33,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def make(make_broker: MakeBroker, open_sessions: Any) -> MakeBroker:
     def make(**options: Any) -> RedisBroker:
-        return make_broker(**options).with_sessions(open_sessions)
+        return make_broker(**{"record_history": True, **options}).with_sessions(open_sessions)
 
     return make
 
@@ -141,7 +141,7 @@ async def test_a_worker_that_stops_records_what_it_has_done(
 
 
 async def test_a_broker_may_leave_it_to_others(make: MakeBroker, make_broker: MakeBroker, database_url: str) -> None:
-    for broker in (make(record_history=False), make_broker()):
+    for broker in (make(record_history=None), make(record_history=False), make_broker(record_history=True)):
 
         @broker.task(name="task")
         async def task() -> None: ...
@@ -149,7 +149,7 @@ async def test_a_broker_may_leave_it_to_others(make: MakeBroker, make_broker: Ma
         async with running(broker):
             await (await task.kiq()).get(timeout=10)
     assert await recorded(database_url) == 0
-    assert await broker._client.xlen(broker.keys.history) == 2
+    assert await broker._client.xlen(broker.keys.history) == 3
 
 
 async def test_many_recorders_write_each_entry_once(make: MakeBroker, database_url: str) -> None:

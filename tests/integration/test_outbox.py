@@ -112,7 +112,7 @@ async def test_a_joined_transaction_is_not_committed_by_its_session(
     make_broker: MakeBroker, open_sessions: Any, engine: AsyncEngine
 ) -> None:
     """As in tests that roll everything back; a worker finds what nobody rang for."""
-    broker = make_broker(record_history=False).with_sessions(open_sessions)
+    broker = make_broker().with_sessions(open_sessions)
     note = noting(broker)
     async with running(broker):
         results: list[Any] = []

@@ -627,3 +627,24 @@ async def test_what_is_wrong_is_told_where_it_is_given(make: Make) -> None:
     await schedules.edit("daily", args=[1], version=1)
     with pytest.raises(ScheduleConflictError, match="it has version 2, not 1; read it again"):
         await schedules.edit("daily", args=[2], version=1)
+
+
+async def test_a_scheduler_records_the_history_and_workers_need_not(
+    make_broker: MakeBroker, open_sessions: Any
+) -> None:
+    worker, other = (make_broker().with_sessions(open_sessions) for _ in range(2))
+
+    @worker.task(name="nothing")
+    async def nothing() -> None: ...
+
+    async with running(worker):
+        await (await nothing.kiq()).get(timeout=10)
+    scheduler = Scheduler(other)
+    await scheduler.startup()
+    [row] = await wait_for(lambda: worker_rows(other))
+    assert row.task == "nothing"
+    await scheduler.shutdown()
+
+
+async def worker_rows(broker: RedisBroker) -> list[Any]:
+    return [*await broker.history.latest(10)]

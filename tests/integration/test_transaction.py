@@ -144,8 +144,6 @@ async def test_a_dependency_writes_in_the_same_transaction(broker: RedisBroker, 
 
 
 async def test_a_task_that_never_asks_the_database_takes_no_connection(broker: RedisBroker, database_url: str) -> None:
-    broker.record_history = False
-
     @broker.task
     async def idle(session: TaskSession = injected) -> bool:
         return session.in_transaction()

@@ -123,7 +123,7 @@ class RedisBroker(RedisStreamBroker):
     `history_share`: how many of the plain successes the history gets, from 0 to 1; the rest it always gets.
     `history_logs`: which of the lines that an attempt logs go into the history: see `HistoryLogs`; None is none.
     `history_limit`: attempts that wait in Redis to be recorded; beyond them the oldest are lost, and counted.
-    `record_history`: whether a worker that has sessions records them: see `celeriq.redis.recorder`.
+    `record_history`: who records them: None a scheduler, True a worker that has sessions as well, False neither.
     `history_days`, `inbox_days`: how long rows of the history are kept, and of tasks with `once`; None is for ever.
     `grace`: seconds that running tasks get when a worker is told to stop; None waits for them.
     `concurrency`: tasks that a worker process runs at a time. Say the same as `taskiq worker --max-async-tasks`, which
@@ -159,7 +159,7 @@ class RedisBroker(RedisStreamBroker):
         history_share: float = 1.0,
         history_limit: int = 100_000,
         history_logs: HistoryLogs | None = FAILURES_ONLY,
-        record_history: bool = True,
+        record_history: bool | None = None,
         history_days: float | None = 30.0,
         inbox_days: float | None = 14.0,
         grace: float | None = None,
@@ -422,7 +422,7 @@ class RedisBroker(RedisStreamBroker):
                 self._outbox.begin(LOOK_AGAIN if relays else None)
                 if worker is not None:
                     self._upkeep.begin()
-                if relays and self.record_history:
+                if relays and (self.is_scheduler_process if self.record_history is None else self.record_history):
                     self._recorder.begin()
         except BaseException:
             await self._give_up_starting()

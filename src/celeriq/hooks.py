@@ -15,8 +15,6 @@ from taskiq.abc.middleware import TaskiqMiddleware
 from celeriq.options import DeclaredOptions, Options, names_of
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncSession
-
     from celeriq.attempt import Attempt
     from celeriq.definition import Definition
     from celeriq.envelope import Envelope
@@ -69,9 +67,6 @@ class Middleware(TaskiqMiddleware):
         """The body, inside of something; awaited exactly once."""
         raise NotImplementedError
 
-    def opened(self, attempt: Attempt, session: AsyncSession) -> None:
-        """The attempt's session was made."""
-
     async def committing(self, attempt: Attempt, value: Any) -> Succeeded | None:
         """The body has returned `value`, which can be stored, and nothing is committed yet; an outcome rolls back, and
         is the attempt's.
@@ -99,7 +94,6 @@ class Hooks:
     before: tuple[Callable[[Attempt], Awaitable[Outcome | None] | Outcome | None], ...] = ()
     call: tuple[Callable[[Attempt, Definition, tuple[Any, ...], dict[str, Any]], Awaitable[Any]], ...] = ()
     around: tuple[Callable[[Attempt, Awaitable[Any]], Awaitable[Any]], ...] = ()
-    opened: tuple[Callable[[Attempt, AsyncSession], None], ...] = ()
     committing: tuple[Callable[[Attempt, Any], Awaitable[Succeeded | None]], ...] = ()
     decide: tuple[Callable[[Attempt, BaseException], Awaitable[Outcome | None] | Outcome | None], ...] = ()
     settling: tuple[Callable[[Attempt], None], ...] = ()
@@ -121,7 +115,6 @@ def hooks_of(middlewares: Iterable[TaskiqMiddleware], options: Options) -> Hooks
         before=named("before"),
         call=named("call"),
         around=named("around")[::-1],
-        opened=named("opened"),
         committing=named("committing"),
         decide=named("decide"),
         settling=named("settling"),

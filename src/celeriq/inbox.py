@@ -9,6 +9,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from celeriq.tables import inbox, is_missing, missing
 
@@ -23,8 +24,7 @@ async def record(session: AsyncSession, namespace: str, task_id: str, value: byt
 
     One that writes it down at the same moment is waited for. Raises `TablesMissingError`.
     """
-    connection = await session.connection(bind_arguments={"clause": inbox})
-    driver: Any = (await connection.get_raw_connection()).driver_connection
+    driver = await session.run_sync(_driver_of)
     try:
         # On the driver's own connection, for a statement of SQLAlchemy's costs a fifth of a small task. It begins a
         # transaction with its first statement only.
@@ -41,6 +41,10 @@ async def record(session: AsyncSession, namespace: str, task_id: str, value: byt
             raise
         raise missing(inbox) from error
     return bool(written.rowcount)
+
+
+def _driver_of(session: Session) -> Any:
+    return session.connection(bind_arguments={"clause": inbox}).connection.driver_connection
 
 
 async def find(session: AsyncSession, namespace: str, task_id: str) -> bytes | None:

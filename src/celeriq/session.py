@@ -71,8 +71,6 @@ async def open_task_session() -> AsyncIterator[AsyncSession]:
     attempt = Attempt.current()
     async with task_transaction(attempt) as session:
         attempt.session = session
-        for opened in attempt.hooks.opened:
-            opened(attempt, session)
         yield session
 
 

@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from celeriq import inbox, record
+from celeriq.attempt import Attempt
 from celeriq.errors import CommitNotYoursError
 from celeriq.hooks import Middleware
 from celeriq.options import DeclaredOptions, Options, is_bool, option
@@ -22,7 +23,7 @@ from celeriq.session import task_transaction, uninterrupted
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
-    from celeriq.attempt import Attempt
+    from celeriq.definition import Definition
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,11 @@ class Once(Middleware):
     def concerns(self, options: Options) -> bool:
         return OnceOptions in options and options[OnceOptions].once
 
+    def check(self, task: Definition) -> None:
+        # Of all sessions, once: to listen to a task's own costs a tenth of a small task.
+        if self.concerns(task.options) and not event.contains(Session, "before_commit", _refuse_commit):
+            event.listen(Session, "before_commit", _refuse_commit)
+
     def before(self, attempt: Attempt) -> Awaitable[Outcome | None] | None:
         attempt.outgoing = []
         delivery, call = attempt.delivery, attempt.envelope
@@ -61,18 +67,6 @@ class Once(Middleware):
     async def _look(self, attempt: Attempt) -> Outcome | None:
         async with attempt.open_session() as session:
             return _succeeded(await inbox.find(session, attempt.engine.namespace, attempt.envelope.id))
-
-    def opened(self, attempt: Attempt, session: AsyncSession) -> None:
-        """Keep the body from committing: what it has done then would be done again by the next attempt."""
-
-        def refuse(sync_session: Session) -> None:
-            if not attempt.commit_begun and not sync_session.in_nested_transaction():
-                raise CommitNotYoursError(
-                    f"task {attempt.envelope.task!r} has once=True, so celeriq commits, when it has returned: leave "
-                    "session.commit() out, and write session.begin_nested() in place of session.begin()"
-                )
-
-        event.listen(session.sync_session, "before_commit", refuse)
 
     async def committing(self, attempt: Attempt, value: Any) -> Succeeded | None:
         stored = record.encode(value)
@@ -103,6 +97,18 @@ class Once(Middleware):
         except (SQLAlchemyError, OSError) as unknown:
             logger.warning("whether task %s was committed is not known yet: %s", attempt.envelope.id, unknown)
             return Postponed(error, ASK_AGAIN, counted=False)
+
+
+def _refuse_commit(session: Session) -> None:
+    """Keep a body from committing: what it has done then would be done again by the next attempt."""
+    attempt = Attempt.current_or_none()
+    if attempt is None or attempt.outgoing is None or attempt.session is None or attempt.commit_begun:
+        return
+    if session is attempt.session.sync_session and not session.in_nested_transaction():
+        raise CommitNotYoursError(
+            f"task {attempt.envelope.task!r} has once=True, so celeriq commits, when it has returned: leave "
+            "session.commit() out, and write session.begin_nested() in place of session.begin()"
+        )
 
 
 def _succeeded(value: bytes | None) -> Succeeded | None:

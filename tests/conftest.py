@@ -18,7 +18,7 @@ from blockbuster import blockbuster_ctx
 from redis.asyncio import Redis
 
 from celeriq import embedded
-from celeriq.embedded import Services, Valkey
+from celeriq.embedded import Postgres, Services, Valkey
 from tests import databases
 
 PROVING = bool(os.environ.get("PROVE"))
@@ -136,6 +136,15 @@ def short_folder() -> Iterator[Path]:
 @pytest.fixture
 def valkey(tmp_path: Path, short_folder: Path) -> Iterator[Valkey]:
     server = Valkey(tmp_path, short_folder, appendfsync="always")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def postgres(tmp_path: Path, short_folder: Path) -> Iterator[Postgres]:
+    """One of its own, which keeps what it has committed, and may be killed."""
+    server = Postgres(tmp_path / "database", short_folder)
     server.start()
     yield server
     server.stop()

@@ -8,9 +8,8 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import pytest
 from httpx import AsyncClient, TransportError
@@ -44,15 +43,6 @@ SCHEDULER = ("celeriq", "scheduler", "tests.bookkeeping:scheduler")
 
 def api(port: int) -> tuple[str, ...]:
     return ("uvicorn", "tests.bookkeeping:app", "--host", "127.0.0.1", "--port", str(port), "--log-level", "info")
-
-
-@pytest.fixture
-def postgres(tmp_path: Path, short_folder: Path) -> Iterator[Postgres]:
-    """One of its own, which keeps what it has committed, and may be killed."""
-    server = Postgres(tmp_path / "database", short_folder)
-    server.start()
-    yield server
-    server.stop()
 
 
 class Bank:

@@ -12,10 +12,10 @@ from typing import Annotated, Any, cast
 import pytest
 from redis.exceptions import RedisError
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from taskiq import TaskiqDepends
 
-from celeriq import AsyncResult, CommitTimeoutError, CurrentTask, RedisBroker, TaskSession, injected
+from celeriq import AsyncResult, BoundTask, CommitTimeoutError, CurrentTask, RedisBroker, TaskSession, injected
 from tests import databases
 from tests.conftest import Figure
 from tests.integration.conftest import MakeBroker
@@ -336,3 +336,45 @@ async def test_the_engine_is_closed_when_a_worker_cannot_start(open_sessions: An
     with pytest.raises(RedisError):
         await broker.startup()
     assert closed == [True]
+
+
+# -- what the database refuses ----------------------------------------------------------------------------------------
+
+
+async def test_a_serialization_failure_is_retried_as_configured(broker: RedisBroker, database_url: str) -> None:
+    await databases.execute(database_url, "create table account (id int primary key, balance int)")
+    await databases.execute(database_url, "insert into account values (1, 0)")
+    both_have_read = asyncio.Barrier(2)
+
+    @broker.task(autoretry_for=(DBAPIError,), default_retry_delay=0, bind=True)
+    async def add(self: BoundTask, session: TaskSession = injected) -> int:
+        await session.connection(execution_options={"isolation_level": "SERIALIZABLE"})
+        balance = await session.scalar(text("select balance from account"))
+        if not self.retries:
+            await both_have_read.wait()
+        await session.execute(text("update account set balance = :balance"), {"balance": balance + 1})
+        return self.retries
+
+    async with running(broker):
+        retries = [await sent.get(timeout=20) for sent in [await add.kiq(), await add.kiq()]]
+    assert sorted(retries) == [0, 1]
+    assert await databases.value_of(database_url, "select balance from account") == 2
+
+
+async def test_a_deadlock_is_retried_as_configured(broker: RedisBroker, database_url: str) -> None:
+    await databases.execute(database_url, "create table account (id int primary key, balance int)")
+    await databases.execute(database_url, "insert into account values (1, 0), (2, 0)")
+    both_hold_one = asyncio.Barrier(2)
+
+    @broker.task(autoretry_for=(DBAPIError,), default_retry_delay=0, bind=True)
+    async def add(self: BoundTask, first: int, second: int, session: TaskSession = injected) -> int:
+        for number, account in enumerate((first, second)):
+            await session.execute(text("update account set balance = balance + 1 where id = :id"), {"id": account})
+            if not self.retries and not number:
+                await both_hold_one.wait()
+        return self.retries
+
+    async with running(broker):
+        retries = [await sent.get(timeout=20) for sent in [await add.kiq(1, 2), await add.kiq(2, 1)]]
+    assert sorted(retries) == [0, 1]
+    assert await databases.column_of(database_url, "select balance from account") == [2, 2]

@@ -213,9 +213,7 @@ class Attempt:
     def _end_after(self, error: BaseException, outcome: Outcome) -> Any:
         """The value of what another attempt has done already; raises what tells of every other outcome."""
         if isinstance(outcome, Succeeded):
-            self.repeated = True
-            self._encode(outcome.value)
-            self.outcome = outcome
+            self.repeat(outcome)
             return outcome.value
         self._end(outcome)
         if not isinstance(outcome, Failed):
@@ -223,6 +221,12 @@ class Attempt:
         if outcome.error is not error:
             raise outcome.error from error
         raise error
+
+    def repeat(self, outcome: Succeeded) -> None:
+        """End as another attempt has ended."""
+        self.repeated = True
+        self._encode(outcome.value)
+        self.outcome = outcome
 
     def _prepare(self, definition: Definition) -> None:
         self.definition = definition

@@ -75,6 +75,9 @@ class Middleware(TaskiqMiddleware):
     def decide(self, attempt: Attempt, error: BaseException) -> Awaitable[Outcome | None] | Outcome | None:
         """What an exception makes of the attempt; None leaves it to the next one, and at last it has failed."""
 
+    async def burying(self, attempt: Attempt) -> Succeeded | None:
+        """Nobody can make it any more, and its message is to be a dead letter; an outcome says that it was made."""
+
     def settling(self, attempt: Attempt) -> None:
         """The outcome is known and encoded: what is stored may still be changed."""
 
@@ -96,6 +99,7 @@ class Hooks:
     around: tuple[Callable[[Attempt, Awaitable[Any]], Awaitable[Any]], ...] = ()
     committing: tuple[Callable[[Attempt, Any], Awaitable[Succeeded | None]], ...] = ()
     decide: tuple[Callable[[Attempt, BaseException], Awaitable[Outcome | None] | Outcome | None], ...] = ()
+    burying: tuple[Callable[[Attempt], Awaitable[Succeeded | None]], ...] = ()
     settling: tuple[Callable[[Attempt], None], ...] = ()
     after: tuple[Callable[[Attempt], Awaitable[None] | None], ...] = ()
     """`after` of all, then `last` of all."""
@@ -117,6 +121,7 @@ def hooks_of(middlewares: Iterable[TaskiqMiddleware], options: Options) -> Hooks
         around=named("around")[::-1],
         committing=named("committing"),
         decide=named("decide"),
+        burying=named("burying"),
         settling=named("settling"),
         after=after,
     )

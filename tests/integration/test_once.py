@@ -24,6 +24,7 @@ from celeriq import (
 )
 from celeriq.embedded import Services
 from celeriq.middleware import once as once_middleware
+from celeriq.redis.keys import GROUP
 from tests import databases
 from tests.integration.conftest import MakeBroker
 from tests.waiting import wait_for
@@ -109,6 +110,33 @@ async def test_what_was_committed_and_not_settled_is_not_run_again(
         assert await note == "by me, 1"
     assert await effects(database_url) == 1
     assert more_runs == []
+
+
+async def test_what_was_committed_is_no_dead_letter_however_many_workers_died(
+    make: MakeBroker, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = make(), make(max_crashes=1)
+    write, _ = writing(first)
+    _, more_runs = writing(second)
+
+    async def refuse(*_: Any) -> bool:
+        committed.set()
+        raise RedisError("not settled")
+
+    committed = asyncio.Event()
+    monkeypatch.setattr(first.settlement, "settle", refuse)
+    async with running(first):
+        sent = await write.kiq("me")
+        await committed.wait()
+    stream = first.keys.queue("default")
+    pending: Any
+    [pending] = await first._client.xpending_range(stream, GROUP, "-", "+", 10)
+    await first._client.hset(first.keys.crashes, f"{stream}/{pending['message_id'].decode()}", "1")
+    async with running(second):
+        assert await sent.get(timeout=10) == "by me, 1"
+    assert await effects(database_url) == 1
+    assert more_runs == []
+    assert await second.dead_letters().count() == 0
 
 
 async def test_of_two_deliveries_at_once_one_rolls_back(make: MakeBroker, database_url: str) -> None:

@@ -64,9 +64,17 @@ class Once(Middleware):
         came_back = delivery.again or delivery.crashes or call.redelivered or call.postponed
         return self._look(attempt) if came_back else None
 
-    async def _look(self, attempt: Attempt) -> Outcome | None:
+    async def _look(self, attempt: Attempt) -> Succeeded | None:
         async with attempt.open_session() as session:
             return _succeeded(await inbox.find(session, attempt.engine.namespace, attempt.envelope.id))
+
+    async def burying(self, attempt: Attempt) -> Succeeded | None:
+        """Workers may have died after the commit. If nobody can be asked, it is a dead letter, to be replayed."""
+        try:
+            return await self._look(attempt)
+        except (SQLAlchemyError, OSError) as error:
+            logger.warning("whether task %s was committed is not known: %s", attempt.envelope.id, error)
+            return None
 
     async def committing(self, attempt: Attempt, value: Any) -> Succeeded | None:
         stored = record.encode(value)

@@ -208,6 +208,9 @@ class Attempts:
         logger.error("dead letter in queue %r: %s", delivery.queue, error)
         attempt = self._never_begun(delivery, error)
         if attempt is not None:
+            for burying in attempt.hooks.burying:
+                if (made := await burying(attempt)) is not None:
+                    attempt.repeat(made)
             await self.settle(attempt)
             return
         records: list[tuple[str, bytes]] = []

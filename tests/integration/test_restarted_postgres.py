@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -37,7 +37,7 @@ async def test_a_postgres_that_is_killed_under_load_loses_no_task_and_leaves_not
     pools: list[Any] = []
 
     @asynccontextmanager
-    async def open_sessions(pool: PoolAdvice) -> AsyncIterator[async_sessionmaker[AsyncSession]]:
+    async def open_sessions(pool: PoolAdvice) -> AsyncGenerator[async_sessionmaker[AsyncSession]]:
         engine = create_async_engine(postgres.url, **pool.engine_options())
         pools.append(engine.pool)
         yield async_sessionmaker(engine)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -66,7 +66,7 @@ async def test_workers_go_on_while_the_tables_are_made(
     monkeypatch.setattr(recorder, "NOT_THERE", 0.1)
 
     @asynccontextmanager
-    async def open_sessions(pool: PoolAdvice) -> AsyncIterator[async_sessionmaker[AsyncSession]]:
+    async def open_sessions(pool: PoolAdvice) -> AsyncGenerator[async_sessionmaker[AsyncSession]]:
         engine = create_async_engine(empty, **pool.engine_options())
         yield async_sessionmaker(engine)
         await engine.dispose()

@@ -34,7 +34,7 @@ async def record(session: AsyncSession, namespace: str, task_id: str, value: byt
         written: Any = await session.execute(insert(inbox).values(values).on_conflict_do_nothing())
     except asyncpg.UndefinedTableError as error:
         raise missing(inbox) from error
-    except asyncpg.PostgresError as error:
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise OperationalError(_RECORD, None, error) from error
     except ProgrammingError as error:
         if not is_missing(error):

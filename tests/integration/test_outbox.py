@@ -346,3 +346,21 @@ async def test_arguments_are_checked_where_they_are_given(broker: RedisBroker, e
         with pytest.raises(TypeError, match="note"):
             await note.delay_on_commit(session, other=1)
     assert await sent(broker) == []
+
+
+async def test_who_sends_survives_whatever_is_raised(
+    broker: RedisBroker, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver's own errors reach it, too, and without it nothing that is committed here would be sent at once."""
+    note, send_some, failures = noting(broker), broker._outbox._send_some, iter(range(1))
+
+    async def fail_first() -> int:
+        if next(failures, None) is not None:
+            raise RuntimeError("nobody has thought of this")
+        return await send_some()
+
+    monkeypatch.setattr(broker._outbox, "_send_some", fail_first)
+    async with AsyncSession(engine) as session:
+        await note.apply_async((1,), session=session)
+        await session.commit()
+    await wait_for(lambda: sent(broker))

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient
 
 from celeriq import Scheduler
-from celeriq.schedule_routes import schedule_router
+from celeriq.fastapi import schedule_router
 from tests.integration.conftest import MakeBroker
 
 DAILY: dict[str, Any] = {"name": "daily/one", "task": "note", "schedule": {"cron": "0 2 * * *"}, "args": [1]}

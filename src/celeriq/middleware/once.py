@@ -81,10 +81,7 @@ class Once(Middleware):
         if attempt.session is not None:
             return await self._write(attempt, attempt.session, stored)
         async with task_transaction(attempt) as session:
-            repeated = await self._write(attempt, session, stored)
-            if repeated is not None:
-                await session.rollback()
-            return repeated
+            return await self._write(attempt, session, stored)
 
     async def _write(self, attempt: Attempt, session: AsyncSession, stored: bytes) -> Succeeded | None:
         namespace, task_id = attempt.engine.namespace, attempt.envelope.id

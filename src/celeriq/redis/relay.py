@@ -119,7 +119,7 @@ class Relay:
                 if self._bell.is_set() or not await self._is_empty():
                     await self._send_all()
                 pause, patience = 0.0, look_again
-            except (SendError, SQLAlchemyError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is: nobody else sends what this process commits at once
                 pause = patience = NOT_THERE if is_missing(error) else min(LONGEST_PAUSE, pause * 2 or 0.1)
                 level = logging.DEBUG if is_missing(error) else logging.WARNING
                 logger.log(level, "the outbox waits, next try in %.1f s: %s", pause, error)
